@@ -1,0 +1,168 @@
+#!/usr/bin/env python3
+"""Time the graphs of this bundle on the machine at hand, and check that they still say what the reference says.
+
+    python3 bench.py --backend tensorrt                    # on the board, after ./build.sh
+    python3 bench.py --backend onnxruntime                 # anywhere; float32 and fp8 graphs
+
+Needs numpy and the backend (tensorrt and torch with CUDA, or onnxruntime); nothing of groot_cookbook. Writes JSON that chapter 09 reads.
+"""
+import argparse, datetime, json, os, platform, re, subprocess, sys, time
+from pathlib import Path
+
+import numpy as np
+
+FORM = "groot_cookbook bench 1"
+KINDS = {"FP4": r"fp4|e2m1", "FP8": r"fp8|e4m3", "BF16": r"bf16|bfloat", "FP16": r"fp16|half|\bf16", "INT8": r"int8|\bi8", "FP32": r"fp32|float|\bf32|tf32"}
+WANTED = {"nvfp4": "FP4", "fp8": "FP8", "bf16": "BF16", "fp32": "FP32"}
+COSINE = {"nvfp4": 0.99, "fp8": 0.99, "bf16": 0.999, "fp32": 0.99999}
+
+
+# --- what was built: reading an engine's layer information -------------------------------------------------------
+
+def kind(text):
+    "The precision that a TensorRT format description or kernel name speaks of, lowest first; None where it says none."
+    return next((k for k, pattern in KINDS.items() if re.search(pattern, str(text), re.I)), None)
+
+
+def product_layers(report):
+    "(name, precision) of every matrix-product layer in TensorRT's JSON layer information (built with detailed verbosity)."
+    layers = report.get("Layers", []) if isinstance(report, dict) else report
+    found = []
+    for layer in layers:
+        if not isinstance(layer, dict): raise SystemExit("the engine holds layer names only: build it with --profilingVerbosity=detailed")
+        what = " ".join(str(layer.get(k, "")) for k in ("LayerType", "ParameterType", "TacticName", "Name"))
+        if not re.search(r"gemm|matmul|matrix_?multiply|fully_?connected|_mha|fmha", what, re.I): continue
+        inputs = [kind(i.get("Format/Datatype", "")) for i in layer.get("Inputs", []) if isinstance(i, dict)]
+        seen = [k for k in [*inputs, kind(layer.get("TacticName", ""))] if k]
+        found.append((layer.get("Name", "?"), min(seen, key=list(KINDS).index) if seen else "?"))
+    return found
+
+
+def fallback(report, precision):
+    "How many product layers run in which precision, and whether the wanted one is missing from most of them."
+    kinds = [k for _, k in product_layers(report)]
+    counts = {k: kinds.count(k) for k in sorted(set(kinds))}
+    return {"products": counts, "fallback": counts.get(WANTED[precision], 0) * 2 < len(kinds) or not kinds}
+
+
+# --- the two backends: each gives name -> call() in ms, copies included or not, and outputs ----------------------
+
+class OnnxRuntime:
+    def __init__(self, path, threads):
+        import onnxruntime as ort
+        options = ort.SessionOptions()
+        options.intra_op_num_threads, options.log_severity_level = threads, 3
+        options.add_session_config_entry("session.disable_quant_qdq", "1")      # run Q/DQ as written, so that the numbers are those of FP8
+        self.session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        self.versions, self.device, self.report = {"onnxruntime": ort.__version__}, platform.processor() or platform.machine(), None
+
+    def run(self, inputs):
+        started = time.perf_counter()
+        outputs = self.session.run(None, inputs)
+        return outputs[0], (time.perf_counter() - started) * 1e3, None
+
+
+class TensorRT:
+    "Synchronised twice over: CUDA events around the engine alone, the host clock around copies and engine."
+    def __init__(self, path, threads):
+        import tensorrt as trt, torch
+        self.torch, self.stream = torch, torch.cuda.Stream()
+        self.engine = trt.Runtime(trt.Logger(trt.Logger.WARNING)).deserialize_cuda_engine(path.read_bytes())
+        if self.engine is None: raise SystemExit(f"{path}: TensorRT {trt.__version__} cannot read this engine. Engines belong to one GPU and one version: run ./build.sh here")
+        self.context = self.engine.create_execution_context()
+        names = [self.engine.get_tensor_name(i) for i in range(self.engine.num_io_tensors)]
+        dtype = {trt.float32: torch.float32, trt.int64: torch.int64, trt.int32: torch.int32, trt.bfloat16: torch.bfloat16, trt.float16: torch.float16}
+        self.buffers = {n: torch.empty(tuple(self.engine.get_tensor_shape(n)), dtype=dtype[self.engine.get_tensor_dtype(n)], device="cuda") for n in names}
+        self.output = next(n for n in names if self.engine.get_tensor_mode(n) == trt.TensorIOMode.OUTPUT)
+        for n, b in self.buffers.items(): self.context.set_tensor_address(n, b.data_ptr())
+        self.versions = {"tensorrt": trt.__version__, "torch": torch.__version__, "cuda": torch.version.cuda}
+        self.device = torch.cuda.get_device_name()
+        self.report = json.loads(self.engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON))
+
+    def run(self, inputs):
+        torch, begin, end = self.torch, self.torch.cuda.Event(enable_timing=True), self.torch.cuda.Event(enable_timing=True)
+        torch.cuda.synchronize()
+        started = time.perf_counter()
+        with torch.cuda.stream(self.stream):
+            for n, v in inputs.items():
+                if n in self.buffers: self.buffers[n].copy_(torch.from_numpy(v), non_blocking=True)
+            begin.record(self.stream)
+            if not self.context.execute_async_v3(self.stream.cuda_stream): raise SystemExit("TensorRT refused to run the engine")
+            end.record(self.stream)
+            output = self.buffers[self.output].float().cpu()
+        torch.cuda.synchronize()
+        return output.numpy(), (time.perf_counter() - started) * 1e3, begin.elapsed_time(end)
+
+
+# --- measuring ---------------------------------------------------------------------------------------------------
+
+def agreement(got, expected):
+    got, expected = np.asarray(got, np.float64).ravel(), np.asarray(expected, np.float64).ravel()
+    if got.shape != expected.shape: raise SystemExit(f"the graph gives {got.size} numbers, the reference has {expected.size}")
+    norm = np.linalg.norm(got) * np.linalg.norm(expected)
+    return {"cosine": float(got @ expected / norm) if norm else 0.0, "max_abs_error": float(np.abs(got - expected).max())}
+
+
+def spread(samples):
+    p50, p90, p99 = np.percentile(samples, [50, 90, 99])
+    return {"n": len(samples), "mean": float(np.mean(samples)), "p50": float(p50), "p90": float(p90), "p99": float(p99), "samples_ms": [round(float(s), 4) for s in samples]}
+
+
+def measure(backend, part, precision, reference, n, warmup):
+    inputs = {k: v for k, v in reference.items() if k != "expected"}
+    for _ in range(warmup): output, *_ = backend.run(inputs)
+    times = [backend.run(inputs)[1:] for _ in range(n)]
+    row = {"part": part, "precision": precision, **agreement(output, reference["expected"])}
+    row["passed"] = bool(np.isfinite(row["max_abs_error"]) and row["cosine"] >= COSINE[precision])
+    if backend.report is not None: row |= fallback(backend.report, precision)
+    with_copies, alone = [t[0] for t in times], [t[1] for t in times if t[1] is not None]
+    rows = [{**row, "scope": "engine", **spread(alone or with_copies)}]
+    return rows + ([{**row, "scope": "engine and copies", **spread(with_copies)}] if alone else [])
+
+
+def ask(*command):
+    "What a tool of the board answers, or None where there is no such tool."
+    try: return subprocess.run(command, capture_output=True, text=True, timeout=20).stdout.strip() or None
+    except (OSError, subprocess.TimeoutExpired): return None
+
+
+def hardware():
+    model = Path("/proc/device-tree/model")
+    return {"board": model.read_bytes().rstrip(b"\0").decode() if model.is_file() else None, "machine": platform.machine(), "cores": os.cpu_count(),
+            "power_mode": ask("nvpmodel", "-q"), "system": platform.platform(terse=True)}
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--backend", choices=["tensorrt", "onnxruntime"], default="tensorrt")
+    parser.add_argument("--precision", nargs="+", choices=list(WANTED), help="default: whatever is there")
+    parser.add_argument("--part", nargs="+", help="default: all")
+    parser.add_argument("--n", type=int, default=200)
+    parser.add_argument("--warmup", type=int, default=20)
+    parser.add_argument("--threads", type=int, default=0, help="onnxruntime only; 0 = all cores")
+    parser.add_argument("--out", type=Path, default=None, help="default: bench_BACKEND.json beside this script")
+    args = parser.parse_args(argv)
+    here = Path(__file__).resolve().parent
+    files = sorted((here / "graphs").glob("*.onnx") if args.backend == "onnxruntime" else (here / "engines").glob("*.engine"))
+    rows, versions, device = [], {"python": platform.python_version(), "numpy": np.__version__}, None
+    for path in files:
+        part, precision, _ = path.name.split(".")
+        if args.part and part not in args.part or args.precision and precision not in args.precision: continue
+        if args.backend == "onnxruntime" and precision not in ("fp32", "fp8"): continue      # ONNX Runtime has no bf16 kernels on a CPU
+        backend = (OnnxRuntime if args.backend == "onnxruntime" else TensorRT)(path, args.threads)
+        reference = dict(np.load(here / f"reference_{part}.npz", allow_pickle=False))
+        rows += measure(backend, part, precision, reference, args.n, args.warmup)
+        versions |= backend.versions; device = backend.device
+        last = rows[-1]
+        print(f"{part:12} {precision:6} {last['p50']:9.3f} ms  cosine {last['cosine']:.6f}" + ("  NOT what was asked for: see 'products'" if last.get("fallback") else ""))
+    if not rows: sys.exit(f"nothing to time under {here}: run ./build.sh first, or give --backend onnxruntime")
+    about = json.loads((here / "bundle.json").read_text())
+    out = args.out or here / f"bench_{args.backend}.json"
+    result = {"form": FORM, "backend": args.backend, "command": " ".join(["bench.py", *(argv if argv is not None else sys.argv[1:])]), "date": datetime.date.today().isoformat(),
+              "device": device, "hardware": hardware(), "versions": versions, "checkpoint": about["checkpoint"], "model": about["model"], "rows": rows}
+    out.write_text(json.dumps(result, indent=1) + "\n")
+    print(f"wrote {out.name}")
+    return 1 if any(not r["passed"] or r.get("fallback") for r in rows) else 0
+
+
+if __name__ == "__main__": sys.exit(main())

@@ -1,0 +1,202 @@
+"""The command `groot-cookbook`: run the chapters, look at them, look at data. Heavy imports wait until a command needs them."""
+from __future__ import annotations
+
+import argparse, json, os, shlex, shutil, signal, sys
+from importlib import metadata
+from pathlib import Path
+
+from . import __version__, runner
+from .core import CookbookError
+
+EPILOG = """examples:
+  groot-cookbook run --profile laptop                 the whole data engine, about a quarter of an hour
+  groot-cookbook run --dataset ../my_robot            the same on your own LeRobot dataset
+  groot-cookbook run --from 03 -p 03_idm.seed=1       from a chapter on, with one parameter changed
+  groot-cookbook params 03                            what chapter 03 can be told
+
+exit codes: 0 done, 1 something to mend (said in one sentence), 2 wrong usage, 130 stopped with Ctrl-C"""
+GATED = {"nvidia/Cosmos-Predict2.5-2B": "dreaming", "nvidia/Cosmos-Reason1-7B": "critic and text encoder", "nvidia/GR00T-N1.5-3B": "policy"}
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser("groot-cookbook", description="Learn, run and ship the GR00T-Dreams data engine.", epilog=EPILOG,
+                                  formatter_class=argparse.RawDescriptionHelpFormatter)
+    top.add_argument("--version", action="version", version=__version__)
+    sub = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name, help, *arguments, as_json=True):
+        p = sub.add_parser(name, help=help, description=help)
+        for flags, kw in arguments: p.add_argument(*flags.split(), **kw)
+        if as_json: p.add_argument("--json", action="store_true", help="machine-readable output")
+        p.set_defaults(do=globals()[f"do_{name}"])
+
+    command("run", "execute the chapters in order and write report.html",
+            ("--profile", dict(default="smoke", help=f"one of: {', '.join(runner.profiles())} (default: smoke)")), ("--out", dict(metavar="FOLDER", help="run folder (default: runs/PROFILE)")),
+            ("--from", dict(dest="start", metavar="CHAPTER", help="begin with this chapter")), ("--only", dict(nargs="+", default=[], metavar="CHAPTER", help="these chapters and no others")),
+            ("--dataset", dict(metavar="PATH", help="a LeRobot dataset in place of the workspace's teleoperation")),
+            ("-p", dict(dest="sets", action="append", default=[], metavar="CHAPTER.name=value", help="set a parameter; may be repeated")),
+            ("--force", dict(action="store_true", help="run chapters even when nothing has changed")),
+            ("--cell-limit", dict(type=int, metavar="SECONDS", help="longest time for one cell")), ("--chapter-limit", dict(type=int, metavar="SECONDS", help="longest time for one chapter")))
+    command("list", "the chapters, what they promise and make")
+    command("params", "what a chapter can be told, and what each profile tells it", ("chapter", {}))
+    command("report", "write report.html for a run folder again", ("out", dict(nargs="?", default=None, metavar="FOLDER", help="default: the run touched last")))
+    command("doctor", "what this machine can run: CPU, CUDA, memory, disk, packages, gated access")
+    command("validate", "look through a LeRobot dataset and say what is wrong with it", ("path", dict(metavar="PATH")))
+    command("convert", "rewrite a LeRobot dataset in another version of the format", ("path", dict(metavar="PATH")),
+            ("--to", dict(required=True, choices=["v2.1", "v3.0"])), ("--out", dict(required=True, metavar="FOLDER")), as_json=False)
+    return top
+
+
+def main(argv: list[str] | None = None) -> int:
+    "Parse, do, and turn every expected fault into one sentence and an exit code."
+    args = parser().parse_args(argv)
+    args.argv = list(sys.argv[1:] if argv is None else argv)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try: return args.do(args) or 0
+    except CookbookError as e: print(e, file=sys.stderr)
+    except KeyboardInterrupt:
+        print("\nStopped. What was finished is kept; the same command goes on from there.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)     # `| head` has seen enough
+        return 1
+    except OSError as e:
+        if e.errno not in (13, 28, 30): raise
+        print(f"{e.filename or 'writing'}: {e.strerror}. Free some space or choose another folder with --out; finished stages are untouched", file=sys.stderr)
+    return 1
+
+
+def do_run(args) -> int:
+    from . import report
+    command = shlex.join(["groot-cookbook", *args.argv])
+    run = runner.prepare(args.profile, args.out, args.start, args.only, args.dataset, args.sets, args.cell_limit, args.chapter_limit,
+                         force=args.force, quiet=args.json, about={"command": command})
+    try: run.go()
+    except CookbookError as e:
+        failed = run.steps[-1].stage if run.steps else None
+        if failed is None: raise
+        kept = runner.notebook(run.out, failed)
+        print(f"{failed}: {e}" + (f"\nThe executed notebook is {_short(kept)}" if kept.exists() else ""), file=sys.stderr)
+        if args.json: print(json.dumps({"out": str(run.out), "failed": failed, "why": str(e), "steps": [vars(s) for s in run.steps]}))
+        try: report.build(run.out, run.root)
+        except (CookbookError, OSError): pass              # the failure itself has been told
+        return 1
+    page = report.build(run.out, run.root)
+    if args.json: print(json.dumps({"out": str(run.out), "report": str(page), "steps": [vars(s) for s in run.steps]}))
+    else: print(f"{'all':<20}{sum(s.seconds for s in run.steps):7.1f} s\nThe report is {_short(page)}")
+    return 0
+
+
+def do_list(args) -> int:
+    rows = [dict(name=c.name, title=c.title, promise=c.promise.replace("*", ""), makes=c.makes) for c in runner.chapters()]
+    if args.json: print(json.dumps(rows))
+    else:
+        for r in rows: print(f"{r['name']:<20}{r['title']}")
+    return 0
+
+
+def do_params(args) -> int:
+    chapter = runner.pick(runner.chapters(), args.chapter)
+    blocks = {p: runner.read_profile(p).get(chapter.name, {}) for p in runner.profiles()}
+    rows = [dict(name=p.name, kind=p.kind, default=p.default, help=p.help, profiles={k: b[p.name] for k, b in blocks.items() if p.name in b}) for p in chapter.parameters().values()]
+    if args.json: print(json.dumps(rows))
+    else:
+        for r in rows:
+            print(f"{chapter.name}.{r['name']} = {r['default']!r}  ({r['kind']})  {r['help']}")
+            if r["profiles"]: print("    " + ", ".join(f"{k}: {v!r}" for k, v in r["profiles"].items()))
+    return 0
+
+
+def do_report(args) -> int:
+    from . import report
+    runs = sorted((runner.ROOT / "runs").glob("*/run.json"), key=lambda p: p.stat().st_mtime)
+    if not args.out and not runs: raise CookbookError("no run yet", runner.ROOT / "runs", "groot-cookbook run")
+    page = report.build(Path(args.out) if args.out else runs[-1].parent)
+    print(json.dumps({"report": str(page)}) if args.json else f"The report is {_short(page)}")
+    return 0
+
+
+def do_validate(args) -> int:
+    from .episodes import validate
+    findings = validate(Path(args.path))
+    errors = sum(f.severity == "error" for f in findings)
+    if args.json: print(json.dumps([dict(file=str(f.file), what=f.what, do=f.do, severity=f.severity) for f in findings]))
+    else:
+        for f in findings: print(f"{f.severity}: {f.file}: {f.what}. {f.do}")
+        print(f"{errors} errors, {len(findings) - errors} warnings")
+    return 1 if errors else 0
+
+
+def do_convert(args) -> int:
+    from .episodes import Dataset, write_dataset
+    runner.check_dataset(args.path)
+    if Path(args.out).exists(): raise CookbookError("the folder exists already", args.out, "Choose another folder with --out")
+    source = Dataset(Path(args.path))
+    written = write_dataset((source[i] for i in range(len(source))), Path(args.out), version=args.to, robot_type=source.robot_type, modality=source.modality)
+    print(f"{len(source)} episodes written as LeRobot {args.to} to {_short(Path(written))}")
+    return 0
+
+
+def do_doctor(args) -> int:
+    facts = examine()
+    if args.json: print(json.dumps(facts))
+    else:
+        for k, v in facts.items(): print(f"{k:<12}" + ("\n" + " " * 12).join(v if isinstance(v, list) else [str(v)]))
+    return 0 if facts["verdict"][0].startswith("smoke: yes") else 1
+
+
+def examine() -> dict:
+    "What this machine has, and which profiles it can run."
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    memory, disk = _memory_gb(), shutil.disk_usage(runner.ROOT).free / 1e9
+    off = _packages()
+    try:
+        import torch
+        gpus = [f"{torch.cuda.get_device_name(i)}, {torch.cuda.get_device_properties(i).total_memory / 1e9:.0f} GB" for i in range(torch.cuda.device_count())]
+    except ImportError: gpus = []
+    able = not any("missing" in p for p in off) and memory > 5 and disk > 2
+    access = _access()
+    return {"python": sys.version.split()[0], "cpu": f"{cores} cores", "memory": f"{memory:.1f} GB", "disk": f"{disk:.0f} GB free", "cuda": gpus or "none",
+            "packages": off or "as pinned", "access": access,
+            "verdict": [f"smoke: {'yes' if able else 'no'} (needs the pinned packages, 6 GB of memory, 2 GB of disk)", f"laptop: {'yes' if able else 'no'} (the same, and patience below two cores)",
+                        f"gpu: {'yes' if able and gpus else 'no'} (needs a CUDA device)",
+                        f"real: {'yes' if able and gpus and not any('no' in a.split(': ')[-1] for a in access) else 'no'} (a CUDA device, the [real] extra, and the checkpoints above)"]}
+
+
+def _memory_gb() -> float:
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    limit = Path("/sys/fs/cgroup/memory.max")
+    text = limit.read_text().strip() if limit.is_file() else "max"
+    return total if text == "max" else min(total, int(text) / 1e9)
+
+
+def _packages() -> list[str]:
+    "Requirements of the installed project that are missing, or differ from constraints.txt."
+    pins = dict(line.split("==") for line in (runner.ROOT / "constraints.txt").read_text().split() if "==" in line)
+    found = []
+    for requirement in metadata.requires("groot_cookbook") or []:
+        name, _, extra = requirement.partition(";")
+        if extra: continue
+        try: have = metadata.version(name.strip())
+        except metadata.PackageNotFoundError: found.append(f"{name} is missing: pip install -c constraints.txt -e '.[all]'"); continue
+        if have.split("+")[0] != pins.get(name.strip(), have): found.append(f"{name} {have}, pinned {pins[name.strip()]}")
+    return found
+
+
+def _access() -> list[str]:
+    "Which gated checkpoints are on this machine, or how to get them; asks nothing of the network."
+    try: from huggingface_hub import get_token, try_to_load_from_cache
+    except ImportError: return ["huggingface-hub: no"]
+    lines = [f"hub token: {'yes' if get_token() else 'no (huggingface.co/settings/tokens, then: hf auth login)'}"]
+    for name, use in GATED.items():
+        here = any(isinstance(try_to_load_from_cache(name, f), str) for f in ("config.json", "model_index.json"))
+        lines.append(f"{name} ({use}): {'yes' if here else f'no (accept the licence at huggingface.co/{name}, then: hf download {name})'}")
+    return lines
+
+
+def _short(path: Path) -> str:
+    relative = os.path.relpath(path)
+    return str(path) if relative.startswith("..") else relative
+
+
+if __name__ == "__main__": sys.exit(main())

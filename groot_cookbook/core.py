@@ -1,0 +1,220 @@
+"""What every chapter shares: errors that help, the run folder and its manifests, checkpoints by name, figures."""
+from __future__ import annotations
+
+import hashlib, json, os, platform, resource, shutil, time
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
+from pathlib import Path
+
+STAGES = ("00_workspace", "01_episodes", "02_dreaming", "03_idm", "04_filtering", "05_policy",
+          "06_flare_finetune", "07_evaluation", "08_thor_export", "09_benchmark")
+VERSIONED = ("groot_cookbook", "torch", "diffusers", "transformers", "accelerate", "mujoco", "numpy", "av", "pyarrow", "onnxruntime")
+
+
+class CookbookError(Exception):
+    "Something the user can mend: `what` was found, `where`, and what to `do` next."
+    def __init__(self, what: str, where: str | Path = "", do: str = ""):
+        self.what, self.where, self.do = what, str(where), do
+        super().__init__(": ".join(filter(None, [self.where, what])) + (f". {do}" if do else ""))
+
+
+# --- hashes and manifests ---------------------------------------------------------------------------------------
+
+def sha256(path: str | Path) -> str:
+    "Hash of one file, or of a folder's files by name and content."
+    path, h = Path(path), hashlib.sha256()
+    if path.is_dir():
+        for f in sorted(p for p in path.rglob("*") if p.is_file()): h.update(f"{f.relative_to(path).as_posix()} {sha256(f)}\n".encode())
+    else:
+        with open(path, "rb") as f:
+            while block := f.read(1 << 20): h.update(block)
+    return h.hexdigest()
+
+
+def write_json(path: str | Path, value) -> Path:
+    "Write `value` so that a reader sees the old file or the new one, never half of it."
+    path = Path(path)
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+    os.replace(part, path)
+    return path
+
+
+@dataclass
+class Manifest:
+    "Why a stage's folder looks as it does: parameters, code and inputs that made it, hashes of what came out."
+    stage: str
+    params: dict
+    inputs: dict[str, str]                # stage -> digest of its manifest
+    code: str                             # digest of the library and of the chapter's code cells
+    outputs: dict[str, str] = field(default_factory=dict)   # file -> sha256
+    volatile: list[str] = field(default_factory=list)       # files that hold timings and so are not hashed
+    versions: dict[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+    peak_mb: int = 0
+
+    @property
+    def digest(self) -> str:
+        "What the next stage depends on: everything but versions and timings."
+        parts = [self.stage, self.params, self.inputs, self.code, self.outputs]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    @classmethod
+    def read(cls, run: str | Path, stage: str) -> "Manifest":
+        path = Path(run) / stage / "manifest.json"
+        if not path.exists():
+            raise CookbookError(f"stage {stage} has not been run", path, f"Run it first: groot-cookbook run --only {stage[:2]} --out {run}")
+        try: return cls(**json.loads(path.read_text()))
+        except (ValueError, TypeError) as e: raise CookbookError(f"not a manifest ({e})", path, f"Delete {path.parent} and run the stage again") from e
+
+
+def code_digest(stage: str) -> str:
+    "Digest of the library and of the code cells of `stage`'s chapter: when either changes, the stage runs again."
+    package, h = Path(__file__).parent, hashlib.sha256()
+    for f in sorted(package.glob("*.py")):
+        if f.name not in ("cli.py", "runner.py", "report.py", "_modidx.py"): h.update(f.read_bytes())
+    chapter = package.parent / "nbs" / f"{stage}.ipynb"
+    if chapter.exists():
+        for cell in json.loads(chapter.read_text())["cells"]:
+            if cell["cell_type"] == "code": h.update("".join(cell["source"]).encode())
+    return h.hexdigest()
+
+
+def expected(run: str | Path, stage: str, params: dict, inputs=()) -> Manifest:
+    "The manifest that `stage` would have if it were run now, outputs aside."
+    return Manifest(stage, json.loads(json.dumps(params)), {i: Manifest.read(run, i).digest for i in inputs}, code_digest(stage))
+
+
+def run_folder(run: str | Path) -> Path:
+    "A run folder given relative to the project's root, whatever folder the notebook runs in."
+    return (Path(__file__).parent.parent / run).resolve()
+
+
+def require(run: str | Path, *stages: str) -> list[Path]:
+    "Folders of finished earlier stages; says which chapter to run where one is missing."
+    for stage in stages: Manifest.read(run, stage)
+    return [Path(run) / stage for stage in stages]
+
+
+_started = time.monotonic()
+
+
+@contextmanager
+def hand_over(run: str | Path, stage: str, params: dict, inputs=(), volatile=()):
+    "Build a stage's folder out of sight, write its manifest, and rename: half a stage is never seen."
+    final, manifest = Path(run) / stage, expected(run, stage, params, inputs)
+    part, old = final.with_name(f".{stage}.part"), final.with_name(f".{stage}.old")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    try:
+        yield part
+        manifest.volatile = sorted(volatile)
+        manifest.outputs = {f.relative_to(part).as_posix(): sha256(f) for f in sorted(part.rglob("*"))
+                            if f.is_file() and f.relative_to(part).as_posix() not in volatile}
+        manifest.versions = {"python": platform.python_version(), **{p: v for p in VERSIONED if (v := _version(p))}}
+        manifest.seconds = round(time.monotonic() - _started, 1)
+        manifest.peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+        write_json(part / "manifest.json", asdict(manifest))
+        shutil.rmtree(old, ignore_errors=True)
+        if final.exists(): final.rename(old)
+        part.rename(final)
+        shutil.rmtree(old, ignore_errors=True)
+    except OSError as e:
+        shutil.rmtree(part, ignore_errors=True)
+        if e.errno in (28, 30, 13): raise CookbookError(e.strerror, e.filename or final, "Free some space or choose another folder with --out; earlier stages are untouched") from e
+        raise
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+
+
+def _version(package: str) -> str | None:
+    try: return metadata.version(package)
+    except metadata.PackageNotFoundError: return None
+
+
+# --- checkpoints ------------------------------------------------------------------------------------------------
+
+def data_dir() -> Path:
+    "The project's `data/` folder, or the one named by GROOT_COOKBOOK_DATA."
+    return Path(os.environ.get("GROOT_COOKBOOK_DATA", Path(__file__).parent.parent / "data"))
+
+
+def checkpoint(name: str | Path) -> str:
+    "Where a checkpoint is: a folder, a name in `data/checkpoints/`, or a hub id such as `nvidia/Cosmos-Reason1-7B`."
+    own = data_dir() / "checkpoints"
+    for path in (Path(name), own / str(name)):
+        if path.is_dir(): return str(path)
+    if str(name).count("/") == 1 and not str(name).startswith((".", "/", "~")): return str(name)
+    have = ", ".join(sorted(p.name for p in own.glob("*") if p.is_dir())) or "none"
+    raise CookbookError(f"no checkpoint called {str(name)!r}", own, f"Give a folder, a hub id (owner/name), or one of: {have}")
+
+
+def card(folder: str | Path) -> dict:
+    "The card of a checkpoint trained by this project (data, seed, steps, command, figures); empty for anybody else's."
+    path = Path(folder) / "card.json"
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def torchvision_ready() -> None:
+    "Let torchvision import beside a CPU-only torch: its compiled operators are absent there, its Python is all we need."
+    import torch
+    if hasattr(torchvision_ready, "_library") or torch.version.cuda: return
+    library = torch.library.Library("torchvision", "DEF")
+    for op in ("nms", "qnms"):
+        try: library.define(f"{op}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        except RuntimeError: pass         # a matched pair has defined it already
+    torchvision_ready._library = library
+
+
+# --- figures ----------------------------------------------------------------------------------------------------
+
+INK, ACCENT, MUTED = "#22313f", "#d1495b", "#b8c4cc"
+CYCLE = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"]   # Okabe and Ito: safe for colour-blind readers
+
+
+def style() -> None:
+    "One look for every figure of the book."
+    import matplotlib.pyplot as plt
+    plt.rcParams.update({"figure.dpi": 80, "savefig.dpi": 80, "figure.figsize": (6.4, 2.8), "figure.constrained_layout.use": True,
+                         "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": INK, "axes.labelcolor": INK,
+                         "xtick.color": INK, "ytick.color": INK, "text.color": INK, "font.size": 9, "axes.titlesize": 10,
+                         "axes.prop_cycle": plt.cycler(color=CYCLE), "legend.frameon": False, "image.interpolation": "nearest"})
+
+
+def show(fig, alt: str) -> None:
+    "Display a figure with the text that stands for it where it cannot be seen."
+    import matplotlib.pyplot as plt
+    from IPython.display import display
+    display(fig, metadata={"image/png": {"alt": alt}})
+    plt.close(fig)
+
+
+def strip(lit: int) -> None:
+    "The pipeline, with stage `lit` in colour: the same small figure on top of every chapter."
+    import matplotlib.pyplot as plt
+    style()
+    names = ["workspace", "episodes", "dreaming", "idm", "filtering", "policy", "finetuning", "evaluation", "export", "benchmark"]
+    fig, ax = plt.subplots(figsize=(9.6, .55))
+    for i, name in enumerate(names):
+        on = i == lit
+        ax.text(i, 0, f"{i:02d}\n{name}", ha="center", va="center", fontsize=7.5, color="white" if on else INK,
+                bbox=dict(boxstyle="round,pad=.35", fc=ACCENT if on else "#eef2f4", ec=ACCENT if on else MUTED))
+        if i: ax.annotate("", (i - .42, 0), (i - .58, 0), arrowprops=dict(arrowstyle="->", color=MUTED))
+    ax.set(xlim=(-.6, len(names) - .4), ylim=(-.5, .5)); ax.axis("off")
+    show(fig, f"The ten stages of the pipeline in order; {names[lit]} is highlighted")
+
+
+def film_strip(rows: dict, n: int = 8):  # label -> frames (T, H, W, 3) uint8
+    "A figure with one row of `n` evenly spaced frames per clip."
+    import matplotlib.pyplot as plt
+    import numpy as np
+    fig, axes = plt.subplots(len(rows), n, figsize=(1.15 * n, 1.25 * len(rows)), squeeze=False)
+    for line, (label, frames) in zip(axes, rows.items()):
+        for ax, t in zip(line, np.linspace(0, len(frames) - 1, n).round().astype(int)):
+            ax.imshow(frames[t]); ax.set(xticks=[], yticks=[])
+            for s in ax.spines.values(): s.set_visible(False)
+            if line is axes[0]: ax.set_title(f"t = {t}", fontsize=7)
+        line[0].set_ylabel(label, fontsize=8, rotation=0, ha="right", va="center")
+    return fig

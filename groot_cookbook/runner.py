@@ -1,0 +1,384 @@
+"""Execute the chapters in order by papermill: strict parameters, time limits, one lock per run folder, resume after anything."""
+from __future__ import annotations
+
+import ast, fcntl, io, json, os, shutil, sys, threading, time, tokenize
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+from . import core
+from .core import CookbookError, Manifest
+
+ROOT = Path(core.__file__).parent.parent
+LIMITS = {"cell": 600, "chapter": 1200}     # seconds, unless the profile's `limits` block says otherwise
+SPINE = "0"                                 # chapters 00 to 09 make the pipeline; later shelves run by --only
+
+
+# --- chapters and their parameters ------------------------------------------------------------------------------
+
+@dataclass(frozen=True)
+class Parameter:
+    "One line of a chapter's `parameters` cell."
+    name: str
+    default: object
+    help: str = ""
+
+    @property
+    def kind(self) -> str: return "any" if self.default is None else type(self.default).__name__
+
+    def accept(self, value, where: str):
+        "`value`, if its type is that of the default (an int passes for a float); a CookbookError otherwise."
+        want = type(self.default)
+        if self.default is None or (type(value) is want) or (want is tuple and isinstance(value, list)): return value
+        if want is float and type(value) is int: return float(value)
+        if want is float and isinstance(value, str):          # YAML reads 1e-3 as text
+            try: return float(value)
+            except ValueError: pass
+        raise CookbookError(f"{self.name} = {value!r} is of type {type(value).__name__}", where, f"{self.name} is declared as {self.kind}, for example {self.default!r}")
+
+    def parse(self, text: str, where: str):
+        "The same from a command line."
+        if isinstance(self.default, str): return text
+        try: value = yaml.safe_load(text)
+        except yaml.YAMLError: value = text
+        return self.accept(value, where)
+
+
+@dataclass(frozen=True)
+class Chapter:
+    "A numbered notebook."
+    path: Path
+
+    @property
+    def name(self) -> str: return self.path.stem
+
+    @property
+    def cells(self) -> list[dict]:
+        return [{**c, "source": "".join(c["source"])} for c in json.loads(self.path.read_text())["cells"]]
+
+    @property
+    def title(self) -> str: return next((line[2:] for line in self._opening() if line.startswith("# ")), self.name)
+
+    @property
+    def promise(self) -> str: return next((line[1:].strip(" *") for line in self._opening() if line.startswith(">")), "")
+
+    @property
+    def makes(self) -> str:
+        "The 'Makes' cell of the opening table."
+        rows = [[c.strip() for c in line.strip("| ").split("|")] for line in self._opening() if line.startswith("|")]
+        return rows[2][rows[0].index("Makes")] if len(rows) > 2 and "Makes" in rows[0] and len(rows[2]) == len(rows[0]) else ""
+
+    def _opening(self) -> list[str]:
+        return [line for c in self.cells[:3] if c["cell_type"] == "markdown" for line in c["source"].splitlines()]
+
+    def parameters(self) -> dict[str, Parameter]:
+        "What the `parameters` cell declares: name, default and the comment behind it."
+        tagged = [c["source"] for c in self.cells if "parameters" in c.get("metadata", {}).get("tags", [])]
+        if len(tagged) != 1: raise CookbookError(f"{len(tagged)} cells are tagged `parameters`", self.path, "A chapter has exactly one")
+        comments = {t.start[0]: t.string.lstrip("# ") for t in tokenize.generate_tokens(io.StringIO(tagged[0]).readline) if t.type == tokenize.COMMENT}
+        found = {}
+        for node in ast.parse(tagged[0]).body:
+            try: (target,), value = node.targets, ast.literal_eval(node.value)
+            except (AttributeError, ValueError) as e: raise CookbookError(f"line {node.lineno} of the parameters cell is not `name = literal`", self.path) from e
+            found[target.id] = Parameter(target.id, value, comments.get(node.end_lineno, ""))
+        return found
+
+
+def chapters(root: Path = ROOT) -> list[Chapter]:
+    "All numbered notebooks, in order."
+    found = [Chapter(p) for p in sorted((root / "nbs").glob("[0-9][0-9]_*.ipynb"))]
+    if not found: raise CookbookError("no numbered notebooks", root / "nbs", "Work from a checkout of the project: pip install -e .")
+    return found
+
+
+def pick(available: list[Chapter], name: str) -> Chapter:
+    "The chapter called `03`, `idm` or `03_idm`."
+    for c in available:
+        if name in (c.name, c.name[:2], c.name[3:]): return c
+    raise CookbookError(f"no chapter {name!r}", "", "There are: " + ", ".join(c.name for c in available))
+
+
+def profiles(root: Path = ROOT) -> list[str]: return sorted(p.stem for p in (root / "nbs" / "params").glob("*.yaml"))
+
+
+def read_profile(name: str, root: Path = ROOT) -> dict:
+    "The blocks of a profile, by chapter; also `limits`."
+    path = root / "nbs" / "params" / f"{name}.yaml"
+    if not path.is_file(): raise CookbookError(f"no profile {name!r}", path.parent, "There are: " + ", ".join(profiles(root)))
+    try: blocks = yaml.safe_load(path.read_text()) or {}
+    except yaml.YAMLError as e: raise CookbookError(f"not readable as YAML ({' '.join(str(e).split())})", path) from e
+    if not isinstance(blocks, dict): raise CookbookError("a profile holds one block per chapter", path)
+    return {k: v or {} for k, v in blocks.items()}
+
+
+def resolve(available: list[Chapter], blocks: dict, where: str = "profile", sets=()) -> dict[str, dict]:
+    "Parameters per chapter: defaults, overridden by the profile's `blocks`, then by `sets` of 'chapter.name=value'."
+    declared = {c.name: c.parameters() for c in available}
+    params = {c: {n: p.default for n, p in ps.items()} for c, ps in declared.items()}
+
+    def known(chapter: str, name: str, where: str) -> Parameter:
+        if name in declared[chapter]: return declared[chapter][name]
+        raise CookbookError(f"{chapter} has no parameter {name!r}", where, "It declares: " + ", ".join(declared[chapter]))
+
+    for chapter, block in blocks.items():
+        if chapter == "limits": continue
+        if chapter not in declared: raise CookbookError(f"no chapter {chapter!r}", where, "There are: " + ", ".join(declared))
+        for name, value in block.items(): params[chapter][name] = known(chapter, name, where).accept(value, f"{where}, {chapter}")
+    for text in sets:
+        left, eq, value = text.partition("=")
+        chapter, dot, name = left.strip().partition(".")
+        if not (eq and dot and name): raise CookbookError(f"cannot read {text!r}", "-p", "Write it as CHAPTER.name=value, for example -p 03_idm.seed=1")
+        chapter = pick(available, chapter).name
+        params[chapter][name] = known(chapter, name, "-p").parse(value.strip(), f"-p {text}")
+    return params
+
+
+# --- the run folder ---------------------------------------------------------------------------------------------
+
+@contextmanager
+def locked(out: Path, patience: float = 5.0):
+    "Hold the run folder for this process and the kernels it starts; yields the lock's file descriptor."
+    out.mkdir(parents=True, exist_ok=True)
+    fd, started = os.open(out / ".lock", os.O_RDWR | os.O_CREAT, 0o644), time.monotonic()
+    try:
+        while True:
+            try: fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB); break
+            except BlockingIOError:
+                # The kernel of a killed run holds the lock too and needs a second to notice that its parent has gone.
+                if time.monotonic() - started > patience:
+                    holder = os.read(fd, 20).decode().strip() or "unknown"
+                    raise CookbookError(f"another run (process {holder}) is at work in this folder", out, "Wait until it ends, or choose another folder with --out") from None
+                time.sleep(.2)
+        os.ftruncate(fd, 0); os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        yield fd
+    finally: os.close(fd)
+
+
+def sweep(out: Path) -> None:
+    "Remove what a killed run left half made, and put back what it had just set aside."
+    for old in out.glob(".*.old"):
+        final = out / old.name[1:-4]
+        if not final.exists(): old.rename(final)
+    for left in [*out.glob(".*.part"), *out.glob(".*.old")]:
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+
+def watched(params: dict) -> dict[str, str]:
+    "Fingerprints of the folders that parameters name (a dataset, a checkpoint): a stage runs again when one is altered."
+    found = {}
+    for name, value in params.items():
+        if name == "run" or not isinstance(value, str) or not value: continue
+        for path in (ROOT / value, core.data_dir() / "checkpoints" / value):
+            if path.is_dir():
+                files = [(p.relative_to(path).as_posix(), p.stat().st_size, p.stat().st_mtime_ns) for p in sorted(path.rglob("*")) if p.is_file()]
+                found[name] = core.hashlib.sha256(repr(files).encode()).hexdigest()[:16]
+                break
+    return found
+
+
+def notebook(out: Path, stage: str) -> Path: return out / "notebooks" / f"{stage}.ipynb"
+
+
+def record(out: Path, stage: str) -> dict:
+    "What the runner noted in a stage's executed notebook; empty where there is none."
+    try: return json.loads(notebook(out, stage).read_text())["metadata"].get("groot_cookbook", {})
+    except (OSError, ValueError, KeyError): return {}
+
+
+def stale(out: Path, stage: str, params: dict) -> str:
+    "Why a stage has to run; empty when what is on disk is what a run would make."
+    if notebook(out, stage).with_name(f".{stage}.part.ipynb").exists(): return "was interrupted"
+    try:
+        have = Manifest.read(out, stage)
+        want = core.expected(out, stage, have.params, have.inputs)
+    except CookbookError: return "not made yet" if not (out / stage).exists() else "made from other inputs"
+    noted = record(out, stage)
+    if noted.get("failed"): return "failed before"
+    if want.code != have.code: return "code changed"
+    if want.inputs != have.inputs: return "inputs changed"
+    seen = {**noted.get("params", {}), **have.params}       # what the chapter put on its manifest goes first
+    changed = [k for k, v in json.loads(json.dumps(params)).items() if k != "run" and seen.get(k, v) != v]
+    if changed: return "changed: " + ", ".join(changed)
+    if noted.get("watched", watched(params)) != watched(params): return "a dataset or checkpoint changed"
+    for name, digest in have.outputs.items():
+        path = out / stage / name
+        if not path.is_file() or core.sha256(path) != digest: return f"{name} is missing or altered"
+    return ""
+
+
+# --- execution --------------------------------------------------------------------------------------------------
+
+@dataclass
+class Step:
+    "What became of one chapter in a run."
+    stage: str
+    status: str = "waiting"      # ran, unchanged, failed, stopped
+    seconds: float = 0.0
+    peak_mb: int = 0
+    why: str = ""
+
+
+class Line:
+    "One line per chapter; on a terminal it counts cells and seconds while the chapter runs."
+    def __init__(self, stage: str, quiet: bool = False):
+        self.stage, self.quiet, self.started, self.at, self.done = stage, quiet, time.monotonic(), "starting", threading.Event()
+        if not quiet and sys.stdout.isatty(): threading.Thread(target=self._tick, daemon=True).start()
+
+    @property
+    def seconds(self) -> float: return time.monotonic() - self.started
+
+    def _tick(self) -> None:
+        while not self.done.wait(.5): print(f"\r\033[K{self.stage:<20}{self.seconds:6.0f} s  {self.at}", end="", flush=True)
+
+    def end(self, text: str) -> None:
+        self.done.set()
+        if self.quiet: return
+        print(("\r\033[K" if sys.stdout.isatty() else "") + f"{self.stage:<20}{self.seconds:7.1f} s  {text}", flush=True)
+
+
+def execute(chapter: Chapter, to: Path, params: dict, limits: dict, lock: int, line: Line, root: Path = ROOT) -> None:
+    "Run one chapter in a kernel of this very interpreter; every way to fail becomes a CookbookError with one sentence."
+    import papermill
+    from ipykernel.kernelspec import get_kernel_dict          # its command begins with sys.executable
+    from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
+    from nbclient.exceptions import CellTimeoutError, DeadKernelError
+    from papermill.clientwrap import PapermillNotebookClient
+    from papermill.engines import Engine, papermill_engines
+
+    class ThisPython(KernelSpecManager):
+        def get_kernel_spec(self, kernel_name):               # whatever kernelspecs the user's machine has
+            return KernelSpec(**get_kernel_dict())
+
+    deadline, at = time.monotonic() + limits["chapter"], {}
+
+    class Counting(Engine):
+        @classmethod
+        def execute_managed_notebook(cls, nb_man, kernel_name, **_):
+            code = [i for i, c in enumerate(nb_man.nb.cells) if c.cell_type == "code" and "injected-parameters" not in c.metadata.get("tags", [])]
+            start = nb_man.cell_start
+
+            def cell_start(cell, cell_index=None, **kw):
+                if cell_index in code: at["cell"] = f"cell {code.index(cell_index) + 1}/{len(code)}"; line.at = at["cell"]
+                if time.monotonic() > deadline: raise CellTimeoutError()
+                return start(cell, cell_index, **kw)
+
+            nb_man.cell_start = cell_start
+            left = lambda cell: max(1, int(min(limits["cell"], deadline - time.monotonic())))
+            client = PapermillNotebookClient(nb_man, timeout_func=left, startup_timeout=120, kernel_name=kernel_name)
+            client.create_kernel_manager().kernel_spec_manager = ThisPython()
+            # PYTHONHASHSEED: the order of sets is part of "the same numbers". pass_fds: a kernel that outlives us keeps the folder locked.
+            client.execute(cwd=str(root), pass_fds=(lock,), env={**os.environ, "PYTHONHASHSEED": "0"}, cleanup_kc=True)
+
+    papermill_engines.register("groot_cookbook", Counting)
+    try:
+        papermill.execute_notebook(str(chapter.path), str(to), parameters=params, engine_name="groot_cookbook", kernel_name="python3",
+                                   progress_bar=False, cwd=str(root))
+    except papermill.PapermillExecutionError as e:
+        raise CookbookError(e.evalue if e.ename == "CookbookError" else f"{e.ename}: {e.evalue}", at.get("cell", "")) from e
+    except CellTimeoutError as e:
+        over = "chapter" if time.monotonic() > deadline - 1.5 else "cell"
+        raise CookbookError(f"took longer than the {limits[over]} s that a {over} may take", at.get("cell", ""),
+                            f"Raise it with --{over}-limit SECONDS, or choose a smaller profile") from e
+    except DeadKernelError as e:
+        raise CookbookError("the kernel died, most often for lack of memory", at.get("cell", ""), "groot-cookbook doctor shows what this machine has") from e
+
+
+def note(path: Path, **facts) -> None:
+    "Write the runner's own record into an executed notebook."
+    nb = json.loads(path.read_text())
+    nb["metadata"]["groot_cookbook"] = facts
+    core.write_json(path, nb)
+
+
+def perform(chapter: Chapter, out: Path, params: dict, limits: dict, lock: int, line: Line, root: Path = ROOT) -> Manifest:
+    "Execute a chapter; its notebook is kept whatever happens, and stands under its own name only when it has ended."
+    kept = notebook(out, chapter.name)
+    part, facts = kept.with_name(f".{chapter.name}.part.ipynb"), dict(params=params, watched=watched(params))
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    part.write_text(chapter.path.read_text())
+    try:
+        execute(chapter, part, params, limits, lock, line, root)
+        made = Manifest.read(out, chapter.name)
+        note(part, made=made.digest, seconds=round(line.seconds, 1), **facts)
+    except CookbookError as e:
+        note(part, failed=str(e), **facts)
+        raise
+    finally:
+        if record_complete(part): os.replace(part, kept)
+    return made
+
+
+def record_complete(part: Path) -> bool:
+    try: return "groot_cookbook" in json.loads(part.read_text())["metadata"]
+    except (OSError, ValueError, KeyError): return False
+
+
+@dataclass
+class Run:
+    "A run of the chapters into one folder."
+    out: Path
+    params: dict[str, dict]
+    selected: list[Chapter]
+    limits: dict = field(default_factory=lambda: dict(LIMITS))
+    force: bool = False
+    quiet: bool = False
+    root: Path = ROOT
+    about: dict = field(default_factory=dict)       # command, profile: for the report
+    steps: list[Step] = field(default_factory=list)
+
+    def go(self) -> list[Step]:
+        "Every selected chapter in order; raises the CookbookError of the one that fails."
+        where = os.path.relpath(self.out, self.root)
+        as_parameter = str(self.out) if where.startswith("..") else where
+        with locked(self.out) as lock:
+            sweep(self.out)
+            core.write_json(self.out / "run.json", {**self.about, "params": self.params})
+            for chapter in self.selected: self._one(chapter, {**self.params[chapter.name], "run": as_parameter}, lock)
+        return self.steps
+
+    def _one(self, chapter: Chapter, params: dict, lock: int) -> None:
+        why = "forced" if self.force else stale(self.out, chapter.name, params)
+        step, line = Step(chapter.name, why=why), Line(chapter.name, self.quiet)
+        self.steps.append(step)
+        try:
+            if why: made = perform(chapter, self.out, params, self.limits, lock, line, self.root)
+            else: made = Manifest.read(self.out, chapter.name)
+            step.status, step.peak_mb = "ran" if why else "unchanged", made.peak_mb
+            line.end(f"{made.peak_mb:6d} MB" + (f"  ({why})" if why not in ("not made yet", "forced") else "") if why else "unchanged")
+        except BaseException as e:
+            step.status = "stopped" if isinstance(e, (KeyboardInterrupt, SystemExit)) else "failed"
+            line.end(step.status)
+            raise
+        finally: step.seconds = round(line.seconds, 1)
+
+
+def prepare(profile="smoke", out=None, start=None, only=(), dataset=None, sets=(), cell_limit=None, chapter_limit=None, root: Path = ROOT, **rest) -> Run:
+    "Check everything that can be checked before the first kernel starts."
+    available, blocks, about = chapters(root), read_profile(profile, root), rest.pop("about", {})
+    sets = list(sets)
+    if dataset:
+        dataset = check_dataset(dataset)
+        sets.insert(0, f"01.dataset={dataset}")
+    params = resolve(available, blocks, f"nbs/params/{profile}.yaml", sets)
+    selected = [pick(available, o) for o in only] if only else [c for c in available if c.name.startswith(SPINE)]
+    if start: selected = [c for c in selected if c.name >= pick(available, start).name]
+    limits = {**LIMITS, **blocks.get("limits", {}), **{k: v for k, v in (("cell", cell_limit), ("chapter", chapter_limit)) if v}}
+    folder = Path(out).expanduser() if out else root / "runs" / (f"{profile}-{dataset.name}" if dataset else profile)
+    return Run(folder.resolve(), params, selected, limits, root=root, about={**about, "profile": profile}, **rest)
+
+
+def check_dataset(path: str | Path) -> Path:
+    "The absolute path of a dataset that can be read; its warts are named, its errors end here."
+    path = Path(path).expanduser().resolve()
+    if not path.is_dir(): raise CookbookError("no such dataset folder", path, "Give the folder that holds meta/, data/ and videos/")
+    from .episodes import validate
+    findings = validate(path)
+    for f in findings:
+        if f.severity != "error": print(f"  dataset: {f.file}: {f.what}. {f.do}")
+    errors = [f for f in findings if f.severity == "error"]
+    if errors:
+        more = f" (and {len(errors) - 1} more: groot-cookbook validate {path})" if len(errors) > 1 else ""
+        raise CookbookError(f"{errors[0].what}{more}", errors[0].file, errors[0].do)
+    return path

@@ -1,0 +1,12 @@
+from pathlib import Path
+
+import pytest
+
+GR1 = Path(__file__).parent.parent.parent / "shared" / "data" / "gr1_pick_n_place"
+
+
+@pytest.fixture(scope="session")
+def gr1() -> Path:
+    "The GR-1 sample (five real humanoid episodes); tests that need it skip where it is absent."
+    if not GR1.is_dir(): pytest.skip("the GR-1 sample is not beside this checkout")
+    return GR1

@@ -1,0 +1,199 @@
+"The runner against two small chapters in a project of their own: strict parameters, resume, locks, failures, Ctrl-C, kill -9."
+import fcntl, json, os, re, shutil, signal, subprocess, sys, time
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from groot_cookbook import core, runner
+from groot_cookbook.core import CookbookError, Manifest
+
+PACKAGE = Path(core.__file__).parent
+OPENING = "# {title}\n\n> *A promise.*\n\n| Needs | Makes | On a laptop | Full profile |\n|---|---|---|---|\n| nothing | `numbers` | 1 s | 1 s |\n"
+FIRST = [("parameters", 'run = "runs/smoke"  # run folder\nseed = 0  # of the numbers\nrate = 0.5  # a float\nname = ""  # a folder\nfail = ""  # how to fail\npause = 0.0  # seconds'),
+         ("", "import os, time, random\nfrom pathlib import Path\nfrom groot_cookbook import core\nrun = core.run_folder(run)"),
+         ("", "if fail == 'sentence': raise core.CookbookError('a wart', 'meta/info.json', 'Remove it')\nif fail == 'plain': 1 / 0\nif fail == 'die': os._exit(9)\ntime.sleep(pause)"),
+         ("", "import matplotlib.pyplot as plt\nfig, ax = plt.subplots(); ax.plot([1, 2]); core.show(fig, alt='A rising line & more')"),
+         ("", "with core.hand_over(run, '00_first', dict(seed=seed, rate=rate)) as part:\n    for i in range(20):\n        (part / f'{i}.txt').write_text(str(random.Random(seed + i).random())); time.sleep(pause / 20)\n"
+              "    core.write_json(part / 'report.json', {'mean': 0.25, 'per': {'joint': 1}})\n    if fail == 'disk': raise OSError(28, 'No space left on device', str(part))"),
+         ("", "if fail == 'late': raise ValueError('after the hand-over')")]
+SECOND = [("parameters", 'run = "runs/smoke"  # run folder\nfactor = 2  # of what came in\npause = 0.0  # seconds'),
+          ("", "import time\nfrom groot_cookbook import core\nrun = core.run_folder(run)\n(first,) = core.require(run, '00_first')"),
+          ("", "total = factor * sum(float((first / f'{i}.txt').read_text()) for i in range(20)); time.sleep(pause)"),
+          ("", "with core.hand_over(run, '01_second', dict(factor=factor), ['00_first'], volatile=['time.json']) as part:\n    core.write_json(part / 'total.json', {'total': total})\n    core.write_json(part / 'time.json', {'now': time.time()})"),
+          ("", "time.sleep(pause)")]
+
+
+def write_chapter(path: Path, cells) -> None:
+    nb = nbformat.v4.new_notebook(metadata={"kernelspec": {"name": "python3", "display_name": "python3", "language": "python"}})
+    nb.cells = [nbformat.v4.new_markdown_cell(OPENING.format(title=path.stem))]
+    nb.cells += [nbformat.v4.new_code_cell(source, metadata={"tags": [tag]} if tag else {}) for tag, source in cells]
+    nbformat.write(nb, path)
+
+
+@pytest.fixture
+def project(tmp_path) -> Path:
+    (tmp_path / "groot_cookbook").mkdir()
+    for name in ("__init__", "core", "runner", "report", "cli"): shutil.copy(PACKAGE / f"{name}.py", tmp_path / "groot_cookbook")
+    (tmp_path / "nbs" / "params").mkdir(parents=True)
+    write_chapter(tmp_path / "nbs" / "00_first.ipynb", FIRST)
+    write_chapter(tmp_path / "nbs" / "01_second.ipynb", SECOND)
+    (tmp_path / "nbs" / "params" / "smoke.yaml").write_text("00_first:\n01_second: {}\n")
+    (tmp_path / "nbs" / "params" / "laptop.yaml").write_text("00_first: {seed: 7, rate: 1e-3}\n")
+    return tmp_path
+
+
+def start(project: Path, *args) -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, "-m", "groot_cookbook.cli", "run", *args], cwd=project, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def go(project: Path, *args) -> subprocess.CompletedProcess:
+    p = start(project, *args)
+    out, err = p.communicate(timeout=120)
+    return subprocess.CompletedProcess(args, p.returncode, out, err)
+
+
+def digests(out: Path) -> dict: return {s: Manifest.read(out, s).digest for s in ("00_first", "01_second")}
+
+
+def wait_for(what, seconds=30.0) -> None:
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(.02)
+
+
+def test_a_run_its_resume_and_its_report(project):
+    out = project / "runs" / "smoke"
+    done = go(project)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"00_first +[\d.]+ s +\d+ MB", done.stdout)
+    before = {s: (out / s / "manifest.json").stat().st_mtime_ns for s in digests(out)}
+
+    again = go(project)
+    assert again.stdout.count("unchanged") == 2
+    assert {s: (out / s / "manifest.json").stat().st_mtime_ns for s in before} == before
+
+    page = (out / "report.html").read_text()
+    assert "A rising line &amp; more" in page and "data:image/png;base64," in page and "report: mean" in page and "A promise." in page
+    assert not re.search(r"(src|href)=.https?:|url\(|@import", page)
+    kept = nbformat.read(out / "notebooks" / "00_first.ipynb", 4)
+    assert kept.metadata.papermill.parameters["run"] == "runs/smoke"
+
+    changed = go(project, "-p", "second.factor=3")
+    assert "00_first" in changed.stdout and changed.stdout.count("unchanged") == 1 and "changed: factor" in changed.stdout
+    (out / "00_first" / "3.txt").write_text("0")
+    mended = go(project, "-p", "01_second.factor=3")
+    assert "3.txt is missing or altered" in mended.stdout and mended.stdout.count("unchanged") == 1       # same numbers again, so 01 stays
+    assert go(project, "--profile", "laptop", "--out", str(out), "--only", "00").returncode == 0
+    assert Manifest.read(out, "00_first").params == {"seed": 7, "rate": .001}
+    assert "made from other inputs" in (r := go(project, "--from", "01")).stdout or "inputs changed" in r.stdout
+
+
+@pytest.mark.parametrize("sets, message", [
+    (["03.seed=1"], "no chapter '03'"), (["00.sed=1"], "declares: run, seed, rate"), (["00.seed=1.5"], "seed is declared as int"),
+    (["00.seed=true"], "seed is declared as int"), (["00.seed"], "CHAPTER.name=value"), (["00.rate=[1]"], "rate is declared as float")])
+def test_wrong_parameters_are_refused_before_anything_runs(project, sets, message):
+    with pytest.raises(CookbookError, match=re.escape(message)): runner.prepare(sets=sets, root=project)
+
+
+@pytest.mark.parametrize("text, message", [("00_first: {sed: 1}", "declares: run"), ("00_frist: {seed: 1}", "no chapter '00_frist'"), ("00_first: {name: 3}", "name is declared as str"),
+                                           ("00_first: [", "YAML"), ("- 1", "one block per chapter")])
+def test_wrong_profiles_are_refused(project, text, message):
+    (project / "nbs" / "params" / "smoke.yaml").write_text(text)
+    with pytest.raises(CookbookError, match=re.escape(message)): runner.prepare(root=project)
+
+
+def test_values_are_read_by_the_type_of_the_default(project):
+    params = runner.prepare("laptop", sets=["first.rate=2", "00.name=12", "00.pause=1e-2"], root=project).params["00_first"]
+    assert params == {"run": "runs/smoke", "seed": 7, "rate": 2.0, "name": "12", "fail": "", "pause": .01}
+    assert runner.chapters(project)[0].parameters()["seed"].help == "of the numbers"
+    assert (runner.chapters(project)[0].promise, runner.chapters(project)[0].makes) == ("A promise.", "`numbers`")
+
+
+def test_unknown_profile_and_missing_dataset(project):
+    with pytest.raises(CookbookError, match="There are: laptop, smoke"): runner.prepare("smok", root=project)
+    with pytest.raises(CookbookError, match="no such dataset folder"): runner.prepare(dataset=project / "nowhere", root=project)
+
+
+@pytest.mark.parametrize("fail, message", [("sentence", "cell 3/6: meta/info.json: a wart. Remove it"), ("plain", "ZeroDivisionError"), ("die", "kernel died"),
+                                           ("disk", "No space left on device. Free some space"), ("late", "after the hand-over")])
+def test_a_failure_is_one_sentence_and_leaves_the_rest(project, fail, message):
+    out = project / "runs" / "smoke"
+    made = go(project)
+    assert made.returncode == 0, made.stderr
+    before = digests(out)
+    failed = go(project, "-p", f"00.fail={fail}")
+    assert failed.returncode == 1 and message in failed.stderr and "Traceback" not in failed.stderr
+    assert "runs/smoke/notebooks/00_first.ipynb" in failed.stderr and (out / "notebooks" / "00_first.ipynb").exists()
+    assert digests(out) == before and not list(out.glob(".*.part"))
+    assert "failed before" in (r := go(project)).stdout and r.returncode == 0
+    assert digests(out) == before
+
+
+def test_time_limits(project):
+    failed = go(project, "-p", "00.pause=30", "--cell-limit", "1")
+    assert failed.returncode == 1 and "took longer than the 1 s that a cell may take" in failed.stderr
+    failed = go(project, "-p", "00.pause=30", "--chapter-limit", "3")
+    assert failed.returncode == 1 and "took longer than the 3 s that a chapter may take" in failed.stderr
+
+
+def test_ctrl_c_says_so_and_the_next_run_goes_on(project):
+    out = project / "runs" / "smoke"
+    p = start(project, "-p", "01.pause=20")
+    wait_for(lambda: (out / "notebooks" / "00_first.ipynb").exists())
+    time.sleep(2)
+    p.send_signal(signal.SIGINT)
+    said = p.communicate(timeout=30)
+    assert p.returncode == 130 and "Stopped." in said[1] and "Traceback" not in said[1]
+    again = go(project)
+    assert again.returncode == 0 and again.stdout.count("unchanged") == 1
+
+
+@pytest.mark.parametrize("moment", ["before the hand-over", "in the hand-over", "after the hand-over", "in the second chapter"])
+def test_killed_and_run_again_ends_in_the_same_numbers(project, moment):
+    out = project / "runs" / "killed"
+    assert go(project, "--out", "runs/undisturbed").returncode == 0
+    stage, pause = ("01.pause", 3) if moment == "in the second chapter" else ("00.pause", 3)
+    p = start(project, "--out", "runs/killed", "-p", f"{stage}={pause}")
+    wait_for({"before the hand-over": lambda: (out / "notebooks" / ".00_first.part.ipynb").exists(), "in the hand-over": lambda: (out / ".00_first.part" / "5.txt").exists(),
+              "after the hand-over": lambda: (out / "00_first" / "manifest.json").exists(), "in the second chapter": lambda: (out / "notebooks" / ".01_second.part.ipynb").exists()}[moment])
+    if "before" in moment: time.sleep(1)
+    p.kill(); p.communicate()
+    again = go(project, "--out", "runs/killed")
+    assert again.returncode == 0, again.stderr
+    assert digests(out) == digests(project / "runs" / "undisturbed")
+    assert not [x.name for x in [*out.glob(".*"), *out.glob("notebooks/.*")] if x.name != ".lock"]
+
+
+def test_a_stage_set_aside_by_a_killed_rename_is_put_back(tmp_path):
+    (tmp_path / ".03_idm.old").mkdir(); (tmp_path / ".03_idm.part").mkdir(); (tmp_path / ".run.json.part").touch()
+    runner.sweep(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["03_idm"]
+
+
+def test_two_runs_in_one_folder(project):
+    out = project / "runs" / "smoke"
+    out.mkdir(parents=True)
+    with open(out / ".lock", "w") as held:
+        held.write("4711"); held.flush()
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(CookbookError, match="another run .process 4711. is at work"):
+            with runner.locked(out, patience=.1): pass
+    with runner.locked(out, patience=.1): pass
+
+
+def test_read_only_output(project):
+    if os.geteuid() == 0: blocked = project / "file"; blocked.touch(); where = "file/run"     # root may write anywhere but into a file
+    else: (project / "blocked").mkdir(mode=0o500); where = "blocked/run"
+    failed = go(project, "--out", where)
+    assert failed.returncode == 1 and len(failed.stderr.strip().splitlines()) == 1 and where.split("/")[0] in failed.stderr
+
+
+def test_json_and_a_changed_folder_named_by_a_parameter(project):
+    (project / "weights").mkdir(); (project / "weights" / "a").write_text("1")
+    said = json.loads(go(project, "--json", "--only", "00", "-p", "00.name=weights").stdout)
+    assert [s["status"] for s in said["steps"]] == ["ran"] and Path(said["report"]).is_file()
+    assert json.loads(go(project, "--json", "--only", "00", "-p", "00.name=weights").stdout)["steps"][0]["status"] == "unchanged"
+    (project / "weights" / "a").write_text("2 ")
+    assert json.loads(go(project, "--json", "--only", "00", "-p", "00.name=weights").stdout)["steps"][0]["why"] == "a dataset or checkpoint changed"
