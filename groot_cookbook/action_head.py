@@ -19,7 +19,7 @@ __all__ = ['sinusoid', 'Attention', 'Widen', 'FeedForward', 'AdaNorm', 'modulate
            'SelfAttentionTransformer', 'CategoryLinear', 'CategoryMLP', 'ActionEncoder', 'ActionHeadConfig',
            'ActionHead', 'flow_time']
 
-# %% ../nbs/05b_action_head.ipynb #c005
+# %% ../nbs/05b_action_head.ipynb #c011
 def sinusoid(t: Tensor, dim: int, shift: int = 0, cos_first: bool = False) -> Tensor: # (...,) time -> (..., dim)
     "Sines and cosines of `t` at frequencies from 1 down to 1/10000; `shift` 1 reaches 1/10000 exactly."
     half = dim // 2
@@ -27,7 +27,7 @@ def sinusoid(t: Tensor, dim: int, shift: int = 0, cos_first: bool = False) -> Te
     parts = (angle.cos(), angle.sin()) if cos_first else (angle.sin(), angle.cos())
     return torch.cat(parts, -1)
 
-# %% ../nbs/05b_action_head.ipynb #c006
+# %% ../nbs/05b_action_head.ipynb #c012
 class Attention(nn.Module):
     "Multi-head attention whose keys and values can be computed beforehand."
     def __init__(self, dim: int, heads: int, head_dim: int, context_dim: int | None = None, dropout: float = 0.0):
@@ -52,7 +52,7 @@ class Attention(nn.Module):
         out = F.scaled_dot_product_attention(self.split(self.to_q(x)), k, v, attn_mask=seen)
         return self.to_out(out.transpose(1, 2).flatten(2))
 
-# %% ../nbs/05b_action_head.ipynb #c007
+# %% ../nbs/05b_action_head.ipynb #c013
 class Widen(nn.Module):
     "The first half of the feed-forward: a linear layer and GELU."
     def __init__(self, dim: int, inner: int):
@@ -79,7 +79,7 @@ class AdaNorm(nn.Module):
 
     def forward(self, time: Tensor) -> Tensor: return self.linear(F.silu(time))[:, None]
 
-# %% ../nbs/05b_action_head.ipynb #c008
+# %% ../nbs/05b_action_head.ipynb #c015
 def modulate(x: Tensor, scale_shift: Tensor, eps: float = 1e-5) -> Tensor: # (B, N, D), (B or 1, 1, 2D)
     scale, shift = scale_shift.chunk(2, -1)
     return F.layer_norm(x, x.shape[-1:], eps=eps) * (1 + scale) + shift
@@ -100,7 +100,7 @@ class Block(nn.Module):
         x = x + self.dropout(self.attn1(calm, keys_values, mask))
         return x + self.ff(self.norm3(x))
 
-# %% ../nbs/05b_action_head.ipynb #c009
+# %% ../nbs/05b_action_head.ipynb #c017
 class TimestepEncoder(nn.Module):
     "Flow time, in thousandths, to a vector."
     def __init__(self, dim: int):
@@ -156,7 +156,7 @@ class SelfAttentionTransformer(nn.Module):
         for block in self.transformer_blocks: x = block(x, mask=mask)
         return x
 
-# %% ../nbs/05b_action_head.ipynb #c010
+# %% ../nbs/05b_action_head.ipynb #c019
 class CategoryLinear(nn.Module):
     "A linear layer with one weight per robot."
     def __init__(self, categories: int, dim_in: int, dim_out: int):
@@ -193,7 +193,7 @@ class ActionEncoder(nn.Module):
         code = sinusoid(t, x.shape[-1]).to(x.dtype)[:, None].expand_as(x)
         return self.W3(F.silu(self.W2(torch.cat((x, code), -1), robot)), robot)
 
-# %% ../nbs/05b_action_head.ipynb #c011
+# %% ../nbs/05b_action_head.ipynb #c021
 @dataclass
 class ActionHeadConfig:
     "N1.5's action head; the defaults are the 3B model's, the names are those of upstream's `action_head_cfg`."
@@ -225,7 +225,7 @@ class ActionHeadConfig:
     def from_upstream(cls, cfg: dict) -> "ActionHeadConfig":
         return cls(**{f.name: cfg[f.name] for f in fields(cls) if f.name in cfg})
 
-# %% ../nbs/05b_action_head.ipynb #c012
+# %% ../nbs/05b_action_head.ipynb #c022
 class ActionHead(nn.Module):
     "Adapter, per-robot encoders and decoder, future tokens and DiT: from vision-language features and state to a chunk of actions."
     def __init__(self, config: ActionHeadConfig, upstream_compatible: bool = False):
@@ -280,7 +280,7 @@ class ActionHead(nn.Module):
             x = x + self.velocity(keys_values, mask, state, x, t, robot, [m[i: i + 1] for m in every])[0] / len(times)
         return x
 
-# %% ../nbs/05b_action_head.ipynb #c013
+# %% ../nbs/05b_action_head.ipynb #c024
 def flow_time(config: ActionHeadConfig, n: int, generator: torch.Generator | None = None) -> Tensor: # (n,)
     "Training times: t = (s - u) / s with u ~ Beta(a, b), which favours the noisy end (mean about 0.4)."
     a, b = config.noise_beta_alpha, config.noise_beta_beta

@@ -60,7 +60,7 @@ def make_clips(folder: str | Path, n: int, workers: int = 2) -> Path:
     return folder
 
 # %% ../nbs/train/90_tiny_vae.ipynb #c011
-def tiny_vae(base: int = 16, channels: tuple = (1, 2, 4), latent: int = 16, seed: int = 0) -> AutoencoderKLWan:
+def tiny_vae(base: int = 16, channels: tuple = (1, 2, 4), latent: int = 12, seed: int = 0) -> AutoencoderKLWan:
     "NVIDIA's video autoencoder, narrow: 4x smaller in time and in each direction of space."
     torch.manual_seed(seed)
     halvings = [True] * (len(channels) - 1)
@@ -198,7 +198,7 @@ def averaged(trainer: Trainer) -> nn.Module:
     return trainer.model
 
 # %% ../nbs/train/90_tiny_vae.ipynb #c024
-PHASES = ((.30, 1, 32), (.42, 5, 8), (.64, 17, 3), (1., 57, 1))   # until this part of the budget: frames, batch
+PHASES = ((.42, 1, 16), (.52, 5, 4), (.70, 17, 2), (1., 57, 1))   # until this part of the budget: frames, batch
 
 
 @torch.no_grad()
@@ -244,7 +244,7 @@ def vae_step(trainer: Trainer, clips: Clips, steps: int, minutes: float = 0., se
     mean, logvar = mean.float(), logvar.float().clamp(-20, 5)
     loss = reconstruction_loss(made.float(), video, weights(video, moment)) + kl * .5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
     warm = min(1., (trainer.step + 1) / 100)
-    trainer.update(loss, lr * warm * (1 if at < .64 else .05 + .95 * .5 * (1 + np.cos(np.pi * (at - .64) / .36))))
+    trainer.update(loss, lr * warm * (1 if at < .6 else .03 + .97 * .5 * (1 + np.cos(np.pi * (at - .6) / .4))))
     return trainer.log[-1]
 
 # %% ../nbs/train/90_tiny_vae.ipynb #c032

@@ -9,7 +9,6 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
@@ -25,7 +24,7 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM,
 __all__ = ['UNREAD', 'SHARD', 'WORDS', 'SPECIAL', 'BackboneConfig', 'EagleModel', 'Backbone', 'pixels', 'tokens', 'read_config',
            'load_tokenizer', 'save_weights', 'load_weights', 'tiny_tokenizer', 'tiny_backbone']
 
-# %% ../nbs/05a_backbone.ipynb #c006
+# %% ../nbs/05a_backbone.ipynb #c008
 @dataclass
 class BackboneConfig:
     "Eagle 2.5 as GR00T N1.5 uses it; the defaults are the 3B model's."
@@ -61,7 +60,7 @@ class BackboneConfig:
         names = dict(vision="vision_config", text="text_config", image_token_index="image_token_index", template="template", image_token="image_token")
         return cls(select_layer=cfg.get("select_layer", 12), project_to_dim=cfg.get("project_to_dim"), **{k: eagle[v] for k, v in names.items() if v in eagle})
 
-# %% ../nbs/05a_backbone.ipynb #c008
+# %% ../nbs/05a_backbone.ipynb #c010
 class EagleModel(nn.Module):
     "Vision tower, connector and language model under upstream's names."
     def __init__(self, config: BackboneConfig):
@@ -91,7 +90,7 @@ class EagleModel(nn.Module):
         allowed = (past & attention_mask.bool()[:, None, None]) | itself      # a padded row still sees itself: no NaN
         return self.language_model.model(inputs_embeds=embeds, attention_mask={"full_attention": allowed}, use_cache=False).last_hidden_state
 
-# %% ../nbs/05a_backbone.ipynb #c009
+# %% ../nbs/05a_backbone.ipynb #c011
 class Backbone(nn.Module):
     "The vision-language half of the policy, with its tokenizer."
     def __init__(self, config: BackboneConfig, tokenizer: PreTrainedTokenizerFast | None = None):
@@ -134,7 +133,7 @@ class Backbone(nn.Module):
         model = cls(BackboneConfig.from_upstream(read_config(folder, "backbone_cfg")["backbone_cfg"]), load_tokenizer(folder))
         return load_weights(model, folder).eval()
 
-# %% ../nbs/05a_backbone.ipynb #c011
+# %% ../nbs/05a_backbone.ipynb #c013
 def pixels(
     images: Tensor,                       # (B, V, H, W, 3) uint8
     size: int,                            # side of the square the tower expects, pixels
@@ -145,7 +144,7 @@ def pixels(
     if flat.shape[-2:] != (size, size): flat = F.interpolate(flat, (size, size), mode="bilinear", antialias=True, align_corners=False)
     return flat / 127.5 - 1
 
-# %% ../nbs/05a_backbone.ipynb #c012
+# %% ../nbs/05a_backbone.ipynb #c014
 def tokens(
     tokenizer: PreTrainedTokenizerFast,
     texts: list[str],                     # one per row
@@ -160,7 +159,7 @@ def tokens(
         raise CookbookError(f"an instruction needs {out.input_ids.shape[1]} tokens, more than {length}", do="Shorten it or raise the length")
     return out.input_ids, out.attention_mask
 
-# %% ../nbs/05a_backbone.ipynb #c014
+# %% ../nbs/05a_backbone.ipynb #c016
 UNREAD = ("language_model.lm_head.weight", "vision_model.vision_model.head.")
 SHARD = 15_000_000                        # bytes; no file of this book is over 16 MB
 
@@ -188,12 +187,14 @@ def save_weights(model: nn.Module, folder: Path) -> None:
         shards[-1][key], size = value.detach().cpu().contiguous(), size + value.nbytes
     names = [f"model-{i + 1:05}-of-{len(shards):05}.safetensors" for i in range(len(shards))] if len(shards) > 1 else ["model.safetensors"]
     for old in Path(folder).glob("model*.safetensors*"): old.unlink()
-    for name, shard in zip(names, shards): save_file(shard, Path(folder) / name, metadata={"format": "pt"})
+    for name, shard in zip(names, shards):
+        save_file(shard, Path(folder) / name, metadata={"format": "pt"})
+        (Path(folder) / name).chmod(0o644)
     if len(shards) > 1:
         where = {key: name for name, shard in zip(names, shards) for key in shard}
         write_json(Path(folder) / "model.safetensors.index.json", {"metadata": {}, "weight_map": where})
 
-# %% ../nbs/05a_backbone.ipynb #c015
+# %% ../nbs/05a_backbone.ipynb #c017
 def load_weights(model: nn.Module, folder: str | Path) -> nn.Module:
     "Fill `model` from a folder of safetensors; any key or shape that does not fit is an error."
     files = sorted(Path(folder).glob("model*.safetensors"))
@@ -215,7 +216,7 @@ def load_weights(model: nn.Module, folder: str | Path) -> nn.Module:
     model.load_state_dict(have, strict=False)
     return model
 
-# %% ../nbs/05a_backbone.ipynb #c017
+# %% ../nbs/05a_backbone.ipynb #c019
 WORDS = """pick up the red green blue yellow block and place it in the left right bin put move grasp lift drop push open close gripper arm robot hand table
 where is are what which colour color does hold holding held holds empty nothing on of to from at a an yes no near far above below behind front next between
 object instruction done not was were closed first last number many how see there point locate find target fig pear cup plate basket drawer cube bowl

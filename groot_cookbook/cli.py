@@ -1,7 +1,7 @@
 """The command `groot-cookbook`: run the chapters, look at them, look at data. Heavy imports wait until a command needs them."""
 from __future__ import annotations
 
-import argparse, json, os, shlex, shutil, signal, sys
+import argparse, json, os, re, shlex, shutil, signal, sys
 from importlib import metadata
 from pathlib import Path
 
@@ -61,8 +61,8 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)     # `| head` has seen enough
         return 1
     except OSError as e:
-        if e.errno not in (13, 28, 30): raise
-        print(f"{e.filename or 'writing'}: {e.strerror}. Free some space or choose another folder with --out; finished stages are untouched", file=sys.stderr)
+        if e.errno not in (13, 17, 20, 28, 30): raise
+        print(f"{e.filename or 'writing'}: {e.strerror}. Free some space, or choose a folder that can be written with --out; finished stages are untouched", file=sys.stderr)
     return 1
 
 
@@ -154,7 +154,7 @@ def examine() -> dict:
         import torch
         gpus = [f"{torch.cuda.get_device_name(i)}, {torch.cuda.get_device_properties(i).total_memory / 1e9:.0f} GB" for i in range(torch.cuda.device_count())]
     except ImportError: gpus = []
-    able = not any("missing" in p for p in off) and memory > 5 and disk > 2
+    able = not any("missing" in p for p in off) and memory > 5.9 and disk > 2
     access = _access()
     return {"python": sys.version.split()[0], "cpu": f"{cores} cores", "memory": f"{memory:.1f} GB", "disk": f"{disk:.0f} GB free", "cuda": gpus or "none",
             "packages": off or "as pinned", "access": access,
@@ -172,14 +172,16 @@ def _memory_gb() -> float:
 
 def _packages() -> list[str]:
     "Requirements of the installed project that are missing, or differ from constraints.txt."
-    pins = dict(line.split("==") for line in (runner.ROOT / "constraints.txt").read_text().split() if "==" in line)
+    plain = lambda name: re.sub(r"[-_.]+", "-", name).lower()
+    listed = runner.ROOT / "constraints.txt"
+    pins = {plain(n): v for n, _, v in (line.partition("==") for line in (listed.read_text().splitlines() if listed.is_file() else []))}
     found = []
     for requirement in metadata.requires("groot_cookbook") or []:
-        name, _, extra = requirement.partition(";")
+        name, _, extra = (part.strip() for part in requirement.partition(";"))
         if extra: continue
-        try: have = metadata.version(name.strip())
+        try: have = metadata.version(name)
         except metadata.PackageNotFoundError: found.append(f"{name} is missing: pip install -c constraints.txt -e '.[all]'"); continue
-        if have.split("+")[0] != pins.get(name.strip(), have): found.append(f"{name} {have}, pinned {pins[name.strip()]}")
+        if have.split("+")[0] != pins.get(plain(name), have): found.append(f"{name} {have}, pinned {pins[plain(name)]}")
     return found
 
 

@@ -18,7 +18,7 @@ from .core import CookbookError
 
 # %% auto #0
 __all__ = ['OWN_COLUMN', 'V2_DATA', 'V2_VIDEO', 'V3_DATA', 'V3_VIDEO', 'FIELD', 'Modality', 'parse_modality', 'Entry', 'Layout',
-           'fill', 'inside', 'read_json', 'read_parquet', 'read_info', 'read_layout', 'read_rows', 'matrix']
+           'fill', 'inside', 'read_json', 'read_parquet', 'read_info', 'read_layout', 'read_rows', 'matrix', 'vector']
 
 # %% ../nbs/01b_layout.ipynb #c003
 @dataclass(frozen=True)
@@ -128,7 +128,9 @@ def inside(root: Path, relative: str, where: str | Path = "meta/info.json") -> P
     "A file of the dataset; refuses paths and links that lead out of its folder."
     base = root.resolve()
     homes = [base] + ([base.parent.parent / "blobs"] if base.parent.name == "snapshots" else [])   # the hub's cache links to its own blobs
-    try: target = (base / relative).resolve()
+    try:
+        target = (base / relative).resolve()
+        target.is_file()                          # a name too long for the disk shows itself here
     except (OSError, RuntimeError, ValueError) as e: raise CookbookError(f"path {relative!r} cannot be followed ({e})", where, "Correct the path template") from e
     if not any(target.is_relative_to(h) for h in homes):
         raise CookbookError(f"{relative!r} leads out of the dataset's folder", where, "Keep every file inside the folder: correct the path or replace the link by a copy")
@@ -150,12 +152,12 @@ def read_json(path: Path, lines: bool = False):
     return values
 
 
-def read_parquet(path: Path, columns: list[str] | None = None, episode: int | None = None) -> pa.Table:
-    "A parquet file, or the rows of one episode of it."
+def read_parquet(path: Path, columns: list[str] | None = None, episode: int | None = None, skip: str = "\0") -> pa.Table:
+    "A parquet file, or the rows of one episode of it; without the columns that begin with `skip`."
     if not path.is_file(): raise CookbookError("file is missing", path, "Restore it, or remove its episode from meta/")
     try:
         with pq.ParquetFile(path) as f: have = f.schema_arrow.names
-        wanted = have if columns is None else [c for c in columns if c in have]
+        wanted = [c for c in have if columns is None or c in columns if not c.startswith(skip)]
         rows = [("episode_index", "=", episode)] if episode is not None and "episode_index" in have else None
         return pq.read_table(path, columns=wanted, filters=rows, partitioning=None, use_threads=False)
     except (pa.ArrowException, OSError, ValueError, KeyError) as e:
@@ -178,6 +180,8 @@ def read_info(root: Path) -> dict:
     fps = info.get("fps")
     if isinstance(fps, bool) or not isinstance(fps, (int, float)) or not 0 < fps < 1e4:
         raise CookbookError(f"fps is {fps!r}", path, "Give the frames per second at which the data was recorded")
+    for key in ("data_path", "video_path"):
+        if not isinstance(info.get(key) or "", str): raise CookbookError(f"{key} is {info[key]!r}", path, "Give the path template as text")
     features = info.get("features")
     if not isinstance(features, dict) or not all(isinstance(f, dict) for f in features.values()):
         raise CookbookError("features is not a table of columns", path, "Restore info.json from its source")
@@ -205,23 +209,30 @@ def _tasks_v3(root: Path) -> dict[int, str]:
     return dict(zip((int(i) for i in table["task_index"].to_pylist()), table[texts[0]].to_pylist()))
 
 
+def _places_v3(row: dict, info: dict, cameras: list[str]) -> tuple[str, dict]:
+    "Where v3.0's episode table says that rows and films are."
+    def at(prefix: str) -> dict: return {k: int(row[f"{prefix}/{k}"]) for k in ("chunk_index", "file_index")}
+    films = {c: (fill(info.get("video_path") or V3_VIDEO, video_key=c, **at(f"videos/{c}")), float(row[f"videos/{c}/from_timestamp"]))
+             for c in cameras if row.get(f"videos/{c}/chunk_index") is not None}
+    if not all(0 <= begin < 1e9 for _, begin in films.values()): raise ValueError("from_timestamp is not a time")
+    return fill(info.get("data_path") or V3_DATA, **at("data")), films
+
+
+def _places_v2(index: int, info: dict, cameras: list[str]) -> tuple[str, dict]:
+    "Where v2's templates lead for an episode."
+    at = {"episode_chunk": index // max(1, int(info.get("chunks_size") or 1000)), "episode_index": index}
+    return fill(info.get("data_path") or V2_DATA, **at), {c: (fill(info.get("video_path") or V2_VIDEO, video_key=c, **at), 0.0) for c in cameras}
+
+
 def _entry(row: dict, info: dict, cameras: list[str], where: Path) -> Entry:
     "One line of the episode table, either version."
-    name = "episode_index"
     try:
-        index, length, v3 = int(row[name]), int(row["length"]), info["codebase_version"] == "v3.0"
-        if index < 0 or length < 0: raise ValueError(f"{name} {index}, length {length}")
-        tasks = tuple(str(t) for t in (row.get("tasks") or ()))
-        if v3:
-            data = fill(info.get("data_path", V3_DATA), chunk_index=int(row["data/chunk_index"]), file_index=int(row["data/file_index"]))
-            films = {c: (fill(info.get("video_path", V3_VIDEO), video_key=c, chunk_index=int(row[f"videos/{c}/chunk_index"]), file_index=int(row[f"videos/{c}/file_index"])),
-                         float(row[f"videos/{c}/from_timestamp"])) for c in cameras if row.get(f"videos/{c}/chunk_index") is not None}
-            provenance = json.loads(row.get("provenance") or "{}")
-        else:
-            at = {"episode_chunk": index // max(1, int(info.get("chunks_size") or 1000)), name: index}
-            data = fill(info.get("data_path", V2_DATA), **at)
-            films = {c: (fill(info.get("video_path") or V2_VIDEO, video_key=c, **at), 0.0) for c in cameras}
-            provenance = row.get("provenance") or {}
+        index, length, v3 = int(row["episode_index"]), int(row["length"]), info["codebase_version"] == "v3.0"
+        if index < 0 or length < 0: raise ValueError(f"episode_index {index}, length {length}")
+        tasks, provenance = row.get("tasks") or (), row.get("provenance") or {}
+        tasks = (tasks,) if isinstance(tasks, str) else tuple(str(t) for t in tasks)
+        data, films = _places_v3(row, info, cameras) if v3 else _places_v2(index, info, cameras)
+        if isinstance(provenance, str): provenance = json.loads(provenance)
     except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as e:
         raise CookbookError(f"an episode's row is not understood ({type(e).__name__}: {e})", where, "Each episode needs episode_index, length and tasks; restore the file") from e
     return Entry(index, length, tasks, data, films, provenance if isinstance(provenance, dict) else {})
@@ -237,19 +248,13 @@ def read_layout(path: str | Path) -> Layout:
         if not files: raise CookbookError("no episode table", root / "meta" / "episodes", "Restore meta/episodes/chunk-000/file-000.parquet")
         rows, tasks = [], _tasks_v3(root)
         for file in files:
-            columns = pq.ParquetFile(file).schema_arrow.names if _is_parquet(file) else []
-            table = read_parquet(file, [c for c in columns if not c.startswith("stats/")] or None)
-            rows += [(file, row) for row in table.to_pylist()]
+            rows += [(file, row) for row in read_parquet(file, skip="stats/").to_pylist()]
     else:
         file = root / "meta" / "episodes.jsonl"
         rows, tasks = [(file, row) for _, row in read_json(file, lines=True)], _tasks_v2(root)
     entries = sorted((_entry(row, info, cameras, file) for file, row in rows), key=lambda e: e.index)
     if len({e.index for e in entries}) < len(entries): raise CookbookError("an episode is listed twice", rows[0][0], "Remove the duplicate row")
     return Layout(root, info["codebase_version"], float(info["fps"]), str(info.get("robot_type") or "unknown"), info["features"], tasks, entries, info)
-
-
-def _is_parquet(path: Path) -> bool:
-    with open(path, "rb") as f: return f.read(4) == b"PAR1"
 
 # %% ../nbs/01b_layout.ipynb #c011
 def read_rows(layout: Layout, entry: Entry, columns: list[str] | None = None) -> pa.Table:
@@ -272,3 +277,10 @@ def matrix(table: pa.Table, column: str, where: str | Path = "") -> np.ndarray: 
     except (ValueError, TypeError, pa.ArrowException) as e: raise CookbookError(f"column {column!r} holds {kind}, not numbers", where, do) from e
     if values.ndim != 1: raise CookbookError(f"column {column!r} holds nested lists", where, do)
     return values.reshape(table.num_rows, width)
+
+
+def vector(value, width: int) -> np.ndarray | None:  # (width,) float64, or None
+    "A JSON value as a vector of numbers, if it is one."
+    try: a = np.asarray(value, np.float64)
+    except (TypeError, ValueError, OverflowError): return None
+    return a if a.shape == (width,) else None

@@ -251,7 +251,7 @@ def execute(chapter: Chapter, to: Path, params: dict, limits: dict, lock: int, l
         def get_kernel_spec(self, kernel_name):               # whatever kernelspecs the user's machine has
             return KernelSpec(**get_kernel_dict())
 
-    deadline, at = time.monotonic() + limits["chapter"], {}
+    deadline, at, log = time.monotonic() + limits["chapter"], {}, to.with_suffix(".log")      # what compiled libraries print past Python
 
     class Counting(Engine):
         @classmethod
@@ -267,9 +267,11 @@ def execute(chapter: Chapter, to: Path, params: dict, limits: dict, lock: int, l
             nb_man.cell_start = cell_start
             left = lambda cell: max(1, int(min(limits["cell"], deadline - time.monotonic())))
             client = PapermillNotebookClient(nb_man, timeout_func=left, startup_timeout=120, kernel_name=kernel_name)
-            client.create_kernel_manager().kernel_spec_manager = ThisPython()
+            manager = client.create_kernel_manager()
+            manager.kernel_spec_manager, manager.transport_encryption = ThisPython(), "auto"
             # PYTHONHASHSEED: the order of sets is part of "the same numbers". pass_fds: a kernel that outlives us keeps the folder locked.
-            client.execute(cwd=str(root), pass_fds=(lock,), env={**os.environ, "PYTHONHASHSEED": "0"}, cleanup_kc=True)
+            with open(log, "wb") as noise:
+                client.execute(cwd=str(root), pass_fds=(lock,), env={**os.environ, "PYTHONHASHSEED": "0"}, cleanup_kc=True, stdout=noise, stderr=noise)
 
     papermill_engines.register("groot_cookbook", Counting)
     try:
@@ -282,7 +284,10 @@ def execute(chapter: Chapter, to: Path, params: dict, limits: dict, lock: int, l
         raise CookbookError(f"took longer than the {limits[over]} s that a {over} may take", at.get("cell", ""),
                             f"Raise it with --{over}-limit SECONDS, or choose a smaller profile") from e
     except DeadKernelError as e:
-        raise CookbookError("the kernel died, most often for lack of memory", at.get("cell", ""), "groot-cookbook doctor shows what this machine has") from e
+        last = log.read_text(errors="replace").strip().splitlines()[-1:]
+        raise CookbookError("the kernel died, most often for lack of memory" + "".join(f" (it said: {line})" for line in last), at.get("cell", ""),
+                            "groot-cookbook doctor shows what this machine has") from e
+    finally: log.unlink(missing_ok=True)
 
 
 def note(path: Path, **facts) -> None:

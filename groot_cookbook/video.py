@@ -86,7 +86,7 @@ def read_frames(path: Path, indices) -> np.ndarray:  # (len(indices), H, W, 3) u
                     decoder = container.decode(stream)
                 for frame in decoder:
                     at = int(np.searchsorted(times, frame.pts)) if frame.pts is not None else at + 1
-                    if at == i: got[int(i)] = frame.to_ndarray(format="rgb24")
+                    if at == i and not frame.is_corrupt: got[int(i)] = frame.to_ndarray(format="rgb24")
                     if at >= i: break
     except (av.FFmpegError, IndexError, ValueError, OSError) as e:
         raise CookbookError(f"video breaks off while reading ({type(e).__name__})", path, "Restore the file from its source, or record the episode again") from e

@@ -31,8 +31,7 @@ def write_chapter(path: Path, cells) -> None:
     nbformat.write(nb, path)
 
 
-@pytest.fixture
-def project(tmp_path) -> Path:
+def make(tmp_path: Path) -> Path:
     (tmp_path / "groot_cookbook").mkdir()
     for name in ("__init__", "core", "runner", "report", "cli"): shutil.copy(PACKAGE / f"{name}.py", tmp_path / "groot_cookbook")
     (tmp_path / "nbs" / "params").mkdir(parents=True)
@@ -43,31 +42,45 @@ def project(tmp_path) -> Path:
     return tmp_path
 
 
+@pytest.fixture
+def project(tmp_path) -> Path: return make(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def once(tmp_path_factory) -> Path:
+    "A project whose smoke run is complete."
+    root = make(tmp_path_factory.mktemp("once"))
+    done = go(root)
+    assert done.returncode == 0 and re.search(r"00_first +[\d.]+ s +\d+ MB", done.stdout), done.stderr
+    return root
+
+
+@pytest.fixture
+def complete(once, tmp_path) -> Path: return shutil.copytree(once, tmp_path / "p")
+
+
 def start(project: Path, *args) -> subprocess.Popen:
     return subprocess.Popen([sys.executable, "-m", "groot_cookbook.cli", "run", *args], cwd=project, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
 def go(project: Path, *args) -> subprocess.CompletedProcess:
     p = start(project, *args)
-    out, err = p.communicate(timeout=120)
+    out, err = p.communicate(timeout=300)
     return subprocess.CompletedProcess(args, p.returncode, out, err)
 
 
 def digests(out: Path) -> dict: return {s: Manifest.read(out, s).digest for s in ("00_first", "01_second")}
 
 
-def wait_for(what, seconds=30.0) -> None:
+def wait_for(what, seconds=150.0) -> None:
     end = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < end, "waited too long"
         time.sleep(.02)
 
 
-def test_a_run_its_resume_and_its_report(project):
-    out = project / "runs" / "smoke"
-    done = go(project)
-    assert done.returncode == 0, done.stderr
-    assert re.search(r"00_first +[\d.]+ s +\d+ MB", done.stdout)
+def test_a_run_its_resume_and_its_report(complete):
+    project, out = complete, complete / "runs" / "smoke"
     before = {s: (out / s / "manifest.json").stat().st_mtime_ns for s in digests(out)}
 
     again = go(project)
@@ -118,17 +131,16 @@ def test_unknown_profile_and_missing_dataset(project):
 
 @pytest.mark.parametrize("fail, message", [("sentence", "cell 3/6: meta/info.json: a wart. Remove it"), ("plain", "ZeroDivisionError"), ("die", "kernel died"),
                                            ("disk", "No space left on device. Free some space"), ("late", "after the hand-over")])
-def test_a_failure_is_one_sentence_and_leaves_the_rest(project, fail, message):
-    out = project / "runs" / "smoke"
-    made = go(project)
-    assert made.returncode == 0, made.stderr
+def test_a_failure_is_one_sentence_and_leaves_the_rest(complete, fail, message):
+    out = complete / "runs" / "smoke"
     before = digests(out)
-    failed = go(project, "-p", f"00.fail={fail}")
-    assert failed.returncode == 1 and message in failed.stderr and "Traceback" not in failed.stderr
+    failed = go(complete, "-p", f"00.fail={fail}")
+    assert failed.returncode == 1 and message in failed.stderr and len(failed.stderr.strip().splitlines()) == 2
     assert "runs/smoke/notebooks/00_first.ipynb" in failed.stderr and (out / "notebooks" / "00_first.ipynb").exists()
     assert digests(out) == before and not list(out.glob(".*.part"))
-    assert "failed before" in (r := go(project)).stdout and r.returncode == 0
-    assert digests(out) == before
+    if fail == "late":
+        mended = go(complete)
+        assert mended.returncode == 0 and "failed before" in mended.stdout and digests(out) == before
 
 
 def test_time_limits(project):
@@ -144,16 +156,15 @@ def test_ctrl_c_says_so_and_the_next_run_goes_on(project):
     wait_for(lambda: (out / "notebooks" / "00_first.ipynb").exists())
     time.sleep(2)
     p.send_signal(signal.SIGINT)
-    said = p.communicate(timeout=30)
+    said = p.communicate(timeout=120)
     assert p.returncode == 130 and "Stopped." in said[1] and "Traceback" not in said[1]
     again = go(project)
     assert again.returncode == 0 and again.stdout.count("unchanged") == 1
 
 
 @pytest.mark.parametrize("moment", ["before the hand-over", "in the hand-over", "after the hand-over", "in the second chapter"])
-def test_killed_and_run_again_ends_in_the_same_numbers(project, moment):
+def test_killed_and_run_again_ends_in_the_same_numbers(project, once, moment):
     out = project / "runs" / "killed"
-    assert go(project, "--out", "runs/undisturbed").returncode == 0
     stage, pause = ("01.pause", 3) if moment == "in the second chapter" else ("00.pause", 3)
     p = start(project, "--out", "runs/killed", "-p", f"{stage}={pause}")
     wait_for({"before the hand-over": lambda: (out / "notebooks" / ".00_first.part.ipynb").exists(), "in the hand-over": lambda: (out / ".00_first.part" / "5.txt").exists(),
@@ -162,7 +173,7 @@ def test_killed_and_run_again_ends_in_the_same_numbers(project, moment):
     p.kill(); p.communicate()
     again = go(project, "--out", "runs/killed")
     assert again.returncode == 0, again.stderr
-    assert digests(out) == digests(project / "runs" / "undisturbed")
+    assert digests(out) == digests(once / "runs" / "smoke")
     assert not [x.name for x in [*out.glob(".*"), *out.glob("notebooks/.*")] if x.name != ".lock"]
 
 

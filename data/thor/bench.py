@@ -2,7 +2,7 @@
 """Time the graphs of this bundle on the machine at hand, and check that they still say what the reference says.
 
     python3 bench.py --backend tensorrt                    # on the board, after ./build.sh
-    python3 bench.py --backend onnxruntime                 # anywhere; float32 and fp8 graphs
+    python3 bench.py --backend onnxruntime                 # anywhere; float32 graphs
 
 Needs numpy and the backend (tensorrt and torch with CUDA, or onnxruntime); nothing of groot_cookbook. Writes JSON that chapter 09 reads.
 """
@@ -52,7 +52,6 @@ class OnnxRuntime:
         import onnxruntime as ort
         options = ort.SessionOptions()
         options.intra_op_num_threads, options.log_severity_level = threads, 3
-        options.add_session_config_entry("session.disable_quant_qdq", "1")      # run Q/DQ as written, so that the numbers are those of FP8
         self.session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         self.versions, self.device, self.report = {"onnxruntime": ort.__version__}, platform.processor() or platform.machine(), None
 
@@ -148,7 +147,7 @@ def main(argv=None):
     for path in files:
         part, precision, _ = path.name.split(".")
         if args.part and part not in args.part or args.precision and precision not in args.precision: continue
-        if args.backend == "onnxruntime" and precision not in ("fp32", "fp8"): continue      # ONNX Runtime has no bf16 kernels on a CPU
+        if args.backend == "onnxruntime" and precision != "fp32": continue      # ONNX Runtime has no bf16 kernels on a CPU
         backend = (OnnxRuntime if args.backend == "onnxruntime" else TensorRT)(path, args.threads)
         reference = dict(np.load(here / f"reference_{part}.npz", allow_pickle=False))
         rows += measure(backend, part, precision, reference, args.n, args.warmup)

@@ -1,0 +1,42 @@
+# Two commands: `make cookbook` runs the book, `make test` tests it.
+# Each sets itself up first (once, in .venv); a machine needs Python 3.11 or newer and nothing else.
+PYTHON ?= $(or $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3),python)
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+RUN := $(BIN)/groot-cookbook run
+DATASET ?=
+
+.PHONY: cookbook test smoke bench lab clean setup
+.DELETE_ON_ERROR:
+
+cookbook: $(READY)       ## the whole data engine, laptop profile: about a quarter of an hour on two cores
+	$(RUN) --profile laptop $(if $(DATASET),--dataset $(DATASET))
+
+smoke: $(READY)          ## the same, as small as it goes: minutes
+	$(RUN) --profile smoke
+
+test: $(READY)           ## chapters by papermill, then cell by cell in nbs/, then everything in tests/
+	$(RUN) --profile smoke
+	$(BIN)/nbdev-test nbs --n-workers 0
+	$(BIN)/python -m pytest
+
+bench: $(READY)          ## measure speed and memory on this machine into data/results/
+	$(BIN)/python tests/bench.py
+
+lab: $(READY)            ## read and edit the chapters
+	$(BIN)/jupyter lab nbs
+
+setup: $(READY)
+
+# torch first and by itself, so that whichever build of it this machine has (CPU or CUDA) is settled before anything asks for it.
+$(READY): settings.ini setup.py pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; this is %s. Name another with: make PYTHON=python3.12 ..." % sys.version.split()[0])'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[all]'
+	@touch $@
+
+clean:                   ## remove runs and caches; the environment and the checkpoints stay
+	rm -rf runs build dist _docs .pytest_cache .hypothesis .ruff_cache *.egg-info
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -1,0 +1,101 @@
+"Manifests, hand-overs and checkpoints by name: the properties every stage relies on."
+import json, os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings, strategies as st
+
+from groot_cookbook import core
+from groot_cookbook.core import CookbookError, Manifest
+
+values = st.one_of(st.booleans(), st.integers(), st.floats(allow_nan=False), st.text(), st.none())
+
+
+def hand(run, stage="00_workspace", params=None, inputs=(), text="a", **kw):
+    with core.hand_over(run, stage, params or {}, inputs, **kw) as folder: (folder / "made.txt").write_text(text)
+    return Manifest.read(run, stage)
+
+
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(params=st.dictionaries(st.text(min_size=1), values, max_size=4))
+def test_a_manifest_reads_back_as_written(tmp_path, params):
+    made = hand(tmp_path, params=params)
+    assert made.params == params and Manifest.read(tmp_path, "00_workspace").digest == made.digest
+    assert core.expected(tmp_path, "00_workspace", params).params == params
+
+
+def test_the_digest_follows_what_matters(tmp_path):
+    first = hand(tmp_path, params={"seed": 0})
+    assert hand(tmp_path, params={"seed": 0}).digest == first.digest
+    assert hand(tmp_path, params={"seed": 1}).digest != first.digest
+    assert hand(tmp_path, params={"seed": 0}, text="b").digest != first.digest
+    one = hand(tmp_path, params={"seed": 0}); two = hand(tmp_path, "01_episodes", inputs=["00_workspace"])
+    assert two.inputs == {"00_workspace": one.digest}
+
+
+def test_volatile_files_are_not_hashed(tmp_path):
+    assert hand(tmp_path, volatile=["made.txt"], text="1 s").digest == hand(tmp_path, volatile=["made.txt"], text="2 s").digest
+
+
+@pytest.mark.parametrize("fault", [ValueError("no"), KeyboardInterrupt()])
+def test_a_fault_leaves_the_stage_as_it_was(tmp_path, fault):
+    before = hand(tmp_path)
+    with pytest.raises(type(fault)):
+        with core.hand_over(tmp_path, "00_workspace", {}) as folder:
+            (folder / "half").touch()
+            raise fault
+    assert Manifest.read(tmp_path, "00_workspace") == before and os.listdir(tmp_path) == ["00_workspace"]
+
+
+def test_a_full_disk_is_one_sentence(tmp_path):
+    before = hand(tmp_path)
+    with pytest.raises(CookbookError, match="No space left on device. Free some space"):
+        with core.hand_over(tmp_path, "00_workspace", {}): raise OSError(28, "No space left on device", "x")
+    assert Manifest.read(tmp_path, "00_workspace") == before and os.listdir(tmp_path) == ["00_workspace"]
+
+
+def test_a_missing_stage_says_how_to_make_it(tmp_path):
+    with pytest.raises(CookbookError, match="has not been run. Run it first: groot-cookbook run --only 03"): core.require(tmp_path, "03_idm")
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"stage": "x"}', '{"surprise": 1}'])
+def test_a_damaged_manifest_is_named(tmp_path, text):
+    (tmp_path / "03_idm").mkdir()
+    (tmp_path / "03_idm" / "manifest.json").write_text(text)
+    with pytest.raises(CookbookError, match="not a manifest"): Manifest.read(tmp_path, "03_idm")
+
+
+def test_write_json_never_leaves_a_half(tmp_path):
+    core.write_json(tmp_path / "a.json", {"b": 1})
+    with pytest.raises(TypeError): core.write_json(tmp_path / "a.json", {"b": object()})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"b": 1}
+
+
+def test_folders_hash_by_name_and_content(tmp_path):
+    (tmp_path / "a").write_text("x"); first = core.sha256(tmp_path)
+    (tmp_path / "a").rename(tmp_path / "b"); assert core.sha256(tmp_path) != first
+    (tmp_path / "b").rename(tmp_path / "a"); assert core.sha256(tmp_path) == first
+
+
+def test_run_folders_are_relative_to_the_project(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert core.run_folder("runs/smoke") == Path(core.__file__).parent.parent / "runs" / "smoke"
+    assert core.run_folder(tmp_path) == tmp_path
+
+
+def test_checkpoints_by_name(monkeypatch, tmp_path):
+    monkeypatch.setenv("GROOT_COOKBOOK_DATA", str(tmp_path))
+    own = tmp_path / "checkpoints" / "tiny-idm"
+    own.mkdir(parents=True)
+    (own / "card.json").write_text('{"seed": 1}')
+    assert core.checkpoint("tiny-idm") == str(own) and core.checkpoint(own) == str(own)
+    assert core.checkpoint("nvidia/GR00T-N1.5-3B") == "nvidia/GR00T-N1.5-3B"
+    assert core.card(own) == {"seed": 1} and core.card(tmp_path) == {}
+    with pytest.raises(CookbookError, match="or one of: tiny-idm"): core.checkpoint("tiny-imd")
+    with pytest.raises(CookbookError, match="no checkpoint"): core.checkpoint("./a/b")
+
+
+def test_importing_the_package_touches_nothing_heavy():
+    import subprocess, sys
+    loaded = subprocess.run([sys.executable, "-c", "import sys, groot_cookbook, groot_cookbook.core, groot_cookbook.cli; print(*sorted(sys.modules))"], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"torch", "diffusers", "transformers", "matplotlib", "papermill", "mujoco"} & set(loaded)

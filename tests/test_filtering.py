@@ -1,0 +1,173 @@
+import json
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings, strategies as st
+
+from groot_cookbook import critic_data, filtering, tiny_reason
+from groot_cookbook.core import CookbookError
+from groot_cookbook.filtering import QUESTIONS, Critic, Verdict, auc, combine, judge, keep, log_odds, platt, probability, questions_about, reliability, tradeoff
+
+INSTRUCTIONS = ["pick up the red block and place it in the left bin", "pick up the blue block and place it in the right bin"]
+chance = st.floats(0, 1)
+
+
+@dataclass
+class Film:
+    frames: np.ndarray
+    instruction: str = INSTRUCTIONS[0]
+    fps: float = 10.
+
+
+@pytest.fixture(scope="module")
+def critic() -> Critic:
+    return Critic(*tiny_reason.build_tiny_reason(3), filtering.FAMILIES["qwen2_5_vl"], "random")
+
+
+@pytest.fixture(scope="module")
+def film() -> Film: return Film(np.random.default_rng(0).integers(0, 255, (57, 64, 64, 3), np.uint8))
+
+
+def test_first_token_probability_is_the_softmax_of_yes_and_no(critic, film):
+    odds = log_odds(critic, film.frames, film.fps, questions_about(film.instruction))
+    seen = critic.watched(57, 10.)
+    assert len(seen) == 16 and seen[0] == 0 and seen[-1] == 56
+    for question, said in zip(questions_about(film.instruction), odds):        # one at a time, no padding, straight through the library
+        batch = critic.processor(text=[critic.prompt(question)], videos=[torch.from_numpy(film.frames[seen]).permute(0, 3, 1, 2)], return_tensors="pt",
+                                 video_metadata=[filtering.VideoMetadata(total_num_frames=57, fps=10., frames_indices=seen.tolist())])
+        with torch.no_grad(): logits = critic.model(**batch).logits[0, -1]
+        expected = torch.softmax(logits[[critic.yes, critic.no]], 0)[0].item()
+        assert probability(said) == pytest.approx(expected, abs=1e-5)
+
+
+def test_every_row_asks_about_its_own_instruction(critic, film, monkeypatch):
+    texts = [critic.prompt(questions_about(i)[-1]) for i in INSTRUCTIONS]
+    assert "red" in texts[0] and "blue" not in texts[0] and "blue" in texts[1] and "red" not in texts[1]
+    both = log_odds(critic, film.frames, 10., [questions_about(i)[-1] for i in INSTRUCTIONS])
+    alone = [log_odds(critic, film.frames, 10., [questions_about(i)[-1]])[0] for i in INSTRUCTIONS]
+    assert both == pytest.approx(alone, abs=1e-4) and abs(both[0] - both[1]) > 1e-6
+    asked = []
+    monkeypatch.setattr(filtering, "log_odds", lambda c, f, fps, questions: asked.append(questions) or np.zeros(len(questions)))
+    for instruction in INSTRUCTIONS: judge(critic, replace(film, instruction=instruction))
+    assert [q[-1] for q in asked] == [f"By the end, has this been done: {i}?" for i in INSTRUCTIONS]
+    assert all(q[:-1] == list(QUESTIONS.values())[:-1] for q in asked)
+
+
+def test_judging_many_is_judging_each(critic, film):
+    other = Film(film.frames[::-1].copy(), INSTRUCTIONS[1])
+    first, second, again = judge(critic, film), judge(critic, other), judge(critic, film)
+    assert first == again and first.probabilities != second.probabilities
+
+
+@given(st.lists(chance, max_size=20), chance, chance)
+def test_a_higher_threshold_keeps_a_subset(scores, a, b):
+    verdicts = [Verdict({}, s, s >= .6) for s in scores]
+    low, high = sorted((a, b))
+    assert set(keep(verdicts, high)) <= set(keep(verdicts, low))
+    if scores:
+        curve = tradeoff(scores, np.array(scores) > .5, [low, high])
+        assert curve["keep rate"][0] >= curve["keep rate"][1] and curve["recall"][0] >= curve["recall"][1]
+
+
+@given(st.fixed_dictionaries({q: chance for q in QUESTIONS}), st.none() | chance, st.sampled_from(list(QUESTIONS)))
+def test_score_is_a_chance_and_never_rises_with_doubt(said, consistency, question):
+    score = combine(said, consistency)
+    assert 0 <= score <= 1 and combine({**said, question: said[question] / 2}, consistency) <= score + 1e-12
+    assert combine({**said, question: 0.}, consistency) == 0
+    assert combine({**said, question: float("nan")}, consistency) == 0
+
+
+@pytest.mark.parametrize("frames, what", [
+    (np.full((8, 64, 64, 3), np.nan, np.float32), "NaN"), (np.full((8, 64, 64, 3), np.inf), "NaN or infinite"), (np.zeros((0, 64, 64, 3), np.uint8), "0 frames"),
+    (np.zeros((1, 64, 64, 3), np.uint8), "1 frames"), (np.zeros((8, 64, 64), np.uint8), "not a colour video"), (np.zeros((8, 64, 64, 4), np.uint8), "not a colour video")])
+def test_unwatchable_videos_are_errors(critic, frames, what):
+    with pytest.raises(CookbookError, match=what): judge(critic, Film(frames))
+
+
+def test_float_videos_and_dreams_are_watched_alike(critic, film):
+    @dataclass
+    class Dreamt:
+        video: np.ndarray
+        instruction: str = INSTRUCTIONS[0]
+        fps: float = 10.
+    assert judge(critic, Film(film.frames / 255.)).probabilities == judge(critic, Dreamt(film.frames)).probabilities
+
+
+def test_labels_without_confidence_do_not_pass(critic, film):
+    sure, unsure = judge(critic, film, np.ones(56)), judge(critic, film, np.full(56, np.nan))
+    assert unsure.score == 0 and not unsure.kept and sure.score > 0 and sure.consistency == 1
+
+
+def test_verdict_survives_json(critic, film):
+    verdict = judge(critic, film, np.full(56, .7), index=4)
+    assert Verdict.from_json(json.loads(json.dumps(verdict.to_json()))) == verdict
+    assert "dropped" in repr(replace(verdict, kept=False)) and verdict.doubt in {*QUESTIONS, "consistency"}
+    with pytest.raises(CookbookError, match="not a verdict"): Verdict.from_json({"score": 1.})
+
+
+def test_calibration_mends_overconfidence():
+    rng = np.random.default_rng(0)
+    true = rng.normal(0, 2, 4000)
+    good = rng.random(4000) < probability(true)
+    slope, offset = platt(4 * true + 1, good)
+    assert slope == pytest.approx(.25, rel=.1) and offset == pytest.approx(-.25, abs=.15)
+    assert platt(true, np.ones(4000)) == (1., 0.)
+    said, hit, n = reliability(probability(true), good, 10)
+    assert n.sum() == 4000 and abs(said - hit).max() < .06
+
+
+@settings(max_examples=50)
+@given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=2, max_size=30))
+def test_auc_counts_pairs(pairs):
+    scores, good = np.array([p[0] for p in pairs]), np.array([p[1] for p in pairs])
+    if good.all() or not good.any(): assert np.isnan(auc(scores, good)); return
+    wins = [1. if a > b else .5 if a == b else 0. for a in scores[good] for b in scores[~good]]
+    assert auc(scores, good) == pytest.approx(np.mean(wins))
+
+
+def test_only_a_known_family_is_loaded(tmp_path):
+    with pytest.raises(CookbookError, match="not a checkpoint"): filtering.load_critic(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(CookbookError, match="a bert cannot be asked"): filtering.load_critic(tmp_path)
+    with pytest.raises(CookbookError, match="no checkpoint called"): filtering.load_critic("no-such-critic")
+
+
+def test_reason2_is_asked_through_the_same_code(tmp_path, film):
+    from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration, Qwen3VLProcessor, Qwen3VLVideoProcessor
+    _, processor = tiny_reason.build_tiny_reason(0)
+    tokenizer, one = processor.tokenizer, dict(patch_size=8, merge_size=2, temporal_patch_size=2, size=dict(shortest_edge=16 * 64**2, longest_edge=16 * 64**2))
+    text = dict(vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2, head_dim=16,
+                rope_parameters=dict(rope_type="default", rope_theta=1e4, mrope_section=[2, 3, 3], mrope_interleaved=True))
+    vision = dict(depth=2, hidden_size=32, intermediate_size=64, num_heads=2, patch_size=8, spatial_merge_size=2, temporal_patch_size=2, out_hidden_size=32,
+                  num_position_embeddings=64, deepstack_visual_indexes=[0])
+    ids = {f"{n}_token_id": tokenizer.convert_tokens_to_ids(f"<|{t}|>") for n, t in
+           (("image", "image_pad"), ("video", "video_pad"), ("vision_start", "vision_start"), ("vision_end", "vision_end"))}
+    config = Qwen3VLConfig(text_config=text, vision_config=vision, **ids)
+    Qwen3VLForConditionalGeneration(config).save_pretrained(tmp_path)
+    Qwen3VLProcessor(image_processor=processor.image_processor, tokenizer=tokenizer, chat_template=tiny_reason.CHAT,
+                     video_processor=Qwen3VLVideoProcessor(**one, num_frames=16, do_sample_frames=False)).save_pretrained(tmp_path)
+    reason2 = filtering.load_critic(tmp_path, "cpu")
+    assert reason2.family.name == "Cosmos-Reason2"
+    assert set(judge(reason2, film).probabilities) == set(QUESTIONS)
+
+
+def test_packed_training_pass_equals_the_library(critic, film):
+    packed = tiny_reason.Packed(critic.model, critic.processor)
+    questions = questions_about(INSTRUCTIONS[0]) + questions_about(INSTRUCTIONS[1])[-1:]
+    frames = torch.from_numpy(film.frames[critic.watched(57, 10.)]).permute(0, 3, 1, 2)[None] / 127.5 - 1
+    with torch.no_grad(): logits, _ = tiny_reason.answers(critic.model, critic.processor, packed, frames, [questions])
+    said = (logits[0, :, critic.yes] - logits[0, :, critic.no]).numpy()
+    assert said == pytest.approx(log_odds(critic, film.frames, 10., questions), abs=1e-4)
+
+
+def test_forgeries_differ_from_the_truth_and_never_answer_yes_to_everything():
+    assert not set(critic_data.SEEN) & set(critic_data.UNSEEN) and len(critic_data.UNSEEN) >= 3
+    stage = critic_data.Stage()
+    clips = critic_data.clips_of(critic_data.seeds("critic", 1, 650_000)[0], stage, critic_data.SEEN + critic_data.UNSEEN, forgeries=99, every=True)
+    true = clips[0]
+    assert true["kind"] == "true" and {c["kind"] for c in clips} >= {*critic_data.KINDS, "splice", "stranger", "wrong block", "wrong bin"}
+    for c in clips[1:]:
+        assert 0 in c["answers"][:5], c["kind"]
+        if c["kind"] in critic_data.KINDS: assert (abs(c["frames"].astype(int) - true["frames"]) > 25).any(-1).sum((1, 2)).max() >= 4, c["kind"]

@@ -1,0 +1,104 @@
+"""The workspace at its edges: what the chapter does not show."""
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env
+from hypothesis import given, settings, strategies as st
+
+from groot_cookbook import workspace as W
+
+
+@given(st.integers(0, 2**31 - 1), st.floats(0, 1))
+@settings(max_examples=60, deadline=None)
+def test_a_scene_is_solvable_by_construction(seed, shift):
+    scene = W.sample_scene(seed, shift)
+    spots = [np.array(b[:2]) for b in scene.blocks.values()]
+    assert scene.target in scene.blocks and 1 <= len(spots) <= 2
+    assert all(np.linalg.norm(a - b) > 2 * W.BLOCK * 2**.5 for i, a in enumerate(spots) for b in spots[:i])
+    assert all(np.abs(np.subtract(bin_, spot)).max() > .07 for bin_ in scene.bins.values() for spot in spots)
+    assert scene.bins["left"][1] < 0 < scene.bins["right"][1]
+
+
+def test_left_is_left_in_the_image():
+    scene, camera = W.sample_scene(1), W.Camera()
+    left, right = (camera.project(np.array([*scene.bins[s], 0.])) for s in W.SIDES)
+    assert left[0] < W.SIZE / 2 < right[0]
+
+
+def test_every_bin_and_block_of_the_farthest_workspaces_is_in_the_picture():
+    camera = W.Camera()
+    for seed in W.seeds("heldout", 200):
+        scene = W.sample_scene(seed, 1.)
+        points = camera.project(np.array([*((x, y, 0.) for x, y in scene.bins.values()), *((x, y, W.BLOCK) for x, y, _ in scene.blocks.values())]))
+        assert (points > 0).all() and (points < W.SIZE - 1).all(), seed
+
+
+def test_segmentation_and_projection_agree_on_where_a_block_is():
+    scene = W.sample_scene(5)
+    view = W.Tabletop().arrange(scene).look()
+    for colour, (x, y, _) in scene.blocks.items():
+        rows, columns = np.nonzero(view.segmentation == 4 + list(W.COLOURS).index(colour))
+        assert np.abs(np.array([columns.mean(), rows.mean()]) - W.Camera().project(np.array([x, y, W.BLOCK]))).max() < 1.5
+
+
+def test_depth_is_the_distance_along_the_axis():
+    camera, world = W.Camera(), W.Tabletop().arrange(W.sample_scene(5))
+    view = world.look()
+    table = (view.segmentation == 0) & np.isfinite(view.depth)
+    rays = camera.rays()[:, 0].reshape(W.SIZE, W.SIZE, 3)
+    heights = camera.position[2] + (rays * (view.depth / -(rays @ camera.axes[2]))[..., None])[..., 2]
+    assert np.abs(heights[table]).max() < 1e-3
+
+
+def test_the_arm_casts_a_shadow():
+    scene = W.sample_scene(3)
+    world, camera = W.Tabletop().arrange(scene), W.Camera(samples=1)
+    with_arm = W.look(world.model, world.data, scene, camera)
+    world.model.geom_pos[:] = np.where((W._label_table()[:-1] == 1)[:, None], [0, 0, 50.], world.model.geom_pos)      # the arm is gone, the table stays
+    world.pose(world.data.qpos.copy())
+    without = W.look(world.model, world.data, scene, camera)
+    table = (with_arm.segmentation == 0) & (without.segmentation == 0)
+    darker = without.rgb[table].sum(-1).astype(int) - with_arm.rgb[table].sum(-1)
+    assert (darker >= 0).all() and (darker > 30).sum() > 20
+
+
+def test_the_expert_succeeds_where_it_is_hardest():
+    done = [W.simulate(s := W.sample_scene(k, 1.), W.expert(s, .5)).success for k in W.seeds("heldout", 40, 500)]
+    assert np.mean(done) >= .975
+
+
+def test_success_needs_the_right_block_in_the_right_bin_and_an_open_hand():
+    scene = W.sample_scene(11)
+    other = {"left": "right", "right": "left"}[scene.side]
+    wrong = W.Scene(**{**vars(scene), "side": other})
+    trace = W.simulate(scene, W.expert(wrong))
+    assert trace.picked and not trace.success
+    held = W.simulate(scene, W.expert(scene)[:45])
+    assert held.picked and not held.success
+
+
+def test_environment_keeps_gymnasiums_contract():
+    check_env(W.Workspace(), skip_render_check=True)
+
+
+def test_episodes_are_cut_at_the_limit():
+    env = W.Workspace(limit=3)
+    env.reset(seed=0)
+    assert [env.step(np.r_[W.HOME, 0])[3] for _ in range(3)] == [False, False, True]
+
+
+def test_play_stays_in_reach_and_differs_from_the_expert():
+    scene = W.sample_scene(2)
+    actions = W.play(scene, np.random.default_rng(0))
+    assert actions.shape == (W.FRAMES - 1, 7) and np.isfinite(actions).all() and abs(actions[:, :6]).max() < np.pi
+    assert set(np.unique(actions[:, 6])) <= {0., 1.}
+
+
+def test_parallel_demonstrations_are_the_serial_ones():
+    ks = W.seeds("heldout", 2, 50)
+    for a, b in zip(W.demonstrations(ks, workers=1), W.demonstrations(ks, workers=2)):
+        assert (a.frames == b.frames).all() and (a.actions == b.actions).all()
+
+
+def test_seeds_of_a_purpose_end_where_the_next_begin():
+    with pytest.raises(ValueError): W.seeds("idm", 2, 999_999)
+    assert W.seeds("idm", 1, 999_999)[0] + 1 == W.seeds("critic", 1)[0]
