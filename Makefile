@@ -22,7 +22,7 @@ test: $(READY)           ## chapters by papermill, then cell by cell in nbs/, th
 	$(BIN)/python -m pytest
 
 bench: $(READY)          ## measure speed and memory on this machine into data/results/
-	$(BIN)/python tests/bench.py
+	$(BIN)/python benchmarks/bench.py
 
 lab: $(READY)            ## read and edit the chapters
 	$(BIN)/jupyter lab nbs

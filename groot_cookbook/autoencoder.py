@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .core import CookbookError, torchvision_ready
+from .dreaming import psnr
 
 torchvision_ready()
 from diffusers import AutoencoderKLWan
@@ -23,7 +24,7 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import WanResample, WanRMS
 # %% auto #0
 __all__ = ['PHASES', 'Clips', 'read_clips', 'make_clips', 'tiny_vae', 'encode_clip', 'decode_clip', 'to_video', 'to_frames',
            'weights', 'reconstruction_loss', 'Trainer', 'resume', 'averaged', 'start_clips', 'draw', 'lean_norm',
-           'vae_step', 'psnr', 'reconstruct', 'measure', 'register_latents', 'to_latents', 'write_card']
+           'vae_step', 'reconstruct', 'measure', 'register_latents', 'to_latents', 'write_card']
 
 # %% ../nbs/train/90_tiny_vae.ipynb #c007
 @dataclass
@@ -52,7 +53,9 @@ def make_clips(folder: str | Path, n: int, workers: int = 2) -> Path:
     from groot_cookbook import workspace
     folder = Path(folder)
     if folder.exists(): return folder
-    episodes = workspace.demonstrations(workspace.seeds("world_model", n), shift=1., noise=.02, workers=workers)
+    made = workspace.seeds("world_model", n)
+    half = workspace.demonstrations(made[::2], 1., workers=workers) + workspace.demonstrations(made[1::2], 0., workers=workers)
+    episodes = sorted(half, key=lambda e: made.index(e.provenance["seed"]))
     part = folder.with_name(f".{folder.name}.part")
     part.mkdir(parents=True, exist_ok=True)
     np.savez(part / "clips.npz", frames=np.stack([e.frames for e in episodes]), instructions=np.array([e.instruction for e in episodes]))
@@ -248,12 +251,6 @@ def vae_step(trainer: Trainer, clips: Clips, steps: int, minutes: float = 0., se
     return trainer.log[-1]
 
 # %% ../nbs/train/90_tiny_vae.ipynb #c032
-def psnr(made: np.ndarray, true: np.ndarray) -> float: # both uint8, same shape
-    "Peak signal-to-noise ratio in dB."
-    error = np.square(made.astype(np.float32) - true).mean()
-    return float(20 * np.log10(255) - 10 * np.log10(max(error, 1e-6)))
-
-
 @torch.no_grad()
 def reconstruct(vae: AutoencoderKLWan, frames: np.ndarray) -> np.ndarray: # (T, H, W, 3) uint8
     "A clip through the autoencoder and back."

@@ -122,7 +122,7 @@ def do_validate(args) -> int:
     errors = sum(f.severity == "error" for f in findings)
     if args.json: print(json.dumps([dict(file=str(f.file), what=f.what, do=f.do, severity=f.severity) for f in findings]))
     else:
-        for f in findings: print(f"{f.severity}: {f.file}: {f.what}. {f.do}")
+        for f in findings: print(f)
         print(f"{errors} errors, {len(findings) - errors} warnings")
     return 1 if errors else 0
 
@@ -133,6 +133,8 @@ def do_convert(args) -> int:
     if Path(args.out).exists(): raise CookbookError("the folder exists already", args.out, "Choose another folder with --out")
     source = Dataset(Path(args.path))
     written = write_dataset((source[i] for i in range(len(source))), Path(args.out), version=args.to, robot_type=source.robot_type, modality=source.modality)
+    kept, cameras = source.modality.video_key, source.layout.cameras
+    if len(cameras) > 1: print(f"An Episode carries one camera: {kept} is kept, {', '.join(c for c in cameras if c != kept)} are left out")
     print(f"{len(source)} episodes written as LeRobot {args.to} to {_short(Path(written))}")
     return 0
 

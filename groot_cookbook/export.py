@@ -6,26 +6,24 @@
 from __future__ import annotations
 
 import copy, logging, os, shutil, warnings
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import ml_dtypes
 import numpy as np
 import onnx
-import onnxruntime
 import torch
-from onnx import ModelProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto
 from torch import Tensor, nn
 
 from .action_head import CategoryLinear
-from .core import CookbookError, data_dir, sha256, write_json
+from .core import CookbookError, data_dir, write_json
 from .episodes import Dataset
+from .graphs import Piece, open_session, weave
 from .policy import GrootPolicy
 
 # %% auto #0
-__all__ = ['PARTS', 'E4M3_MAX', 'KEEP', 'observations', 'SettledLinear', 'settled', 'answers', 'Look', 'Step', 'trace', 'Piece',
-           'renamed', 'weave', 'action_head_graph', 'export_policy', 'open_session', 'Parity', 'parity', 'fp8_scale',
-           'to_fp8', 'products', 'calibrate', 'quantise', 'rebuilt', 'Typed', 'lower', 'emulated', 'write_bundle']
+__all__ = ['PARTS', 'observations', 'SettledLinear', 'settled', 'answers', 'Look', 'Step', 'trace', 'action_head_graph',
+           'export_policy', 'Parity', 'parity', 'write_bundle']
 
 # %% ../nbs/08_thor_export.ipynb #c011
 def observations(
@@ -121,55 +119,7 @@ def trace(
         item.doc_string = ""
     return model
 
-# %% ../nbs/08_thor_export.ipynb #c021
-@dataclass(frozen=True)
-class Piece:
-    "A graph on its way into a larger one."
-    model: ModelProto
-    owner: str                            # prefix of its weights: pieces of the same owner share them
-    tag: str                              # prefix of its values
-    names: dict[str, str] = field(default_factory=dict)     # its inputs and outputs -> names in the larger graph
-
-    def translation(self) -> dict[str, str]:
-        "Every name in the piece -> its name in the larger graph."
-        graph = self.model.graph
-        weights = {w.name for w in graph.initializer}
-        values = {v.name for v in [*graph.input, *graph.output]} | {n for node in graph.node for n in [*node.input, *node.output]}
-        prefixed = {n: f"{self.owner if n in weights else self.tag}.{n}" for n in values | weights}
-        return prefixed | self.names | {"": ""}
-
-
-def renamed(proto, name: str):
-    other = type(proto)()
-    other.CopyFrom(proto)
-    other.name = name
-    return other
-
 # %% ../nbs/08_thor_export.ipynb #c022
-def weave(
-    pieces: list[Piece],                  # in order of execution
-    outputs: list[str],                   # names in the larger graph
-    constants: dict[str, np.ndarray] = {},
-) -> ModelProto:
-    "One graph out of several: what a piece takes was made by a piece before it, is a constant, or becomes an input."
-    nodes, infos, made = [], {}, set(constants)
-    weights = {n: numpy_helper.from_array(np.ascontiguousarray(v), n) for n, v in constants.items()}
-    for piece in pieces:
-        graph, new = piece.model.graph, piece.translation()
-        for info in [*graph.input, *graph.output]: infos.setdefault(new[info.name], helper.make_value_info(new[info.name], info.type))
-        for weight in graph.initializer:
-            if new[weight.name] not in weights: weights[new[weight.name]] = renamed(weight, new[weight.name])
-        for node in graph.node:
-            node = renamed(node, f"{piece.tag}.{node.name}")
-            node.input[:], node.output[:] = [new[i] for i in node.input], [new[o] for o in node.output]
-            nodes.append(node)
-            made |= set(node.output)
-    wanted = {i for n in nodes for i in n.input}
-    inputs = [v for n, v in infos.items() if n in wanted and n not in made]
-    graph = helper.make_graph(nodes, "groot", inputs, [infos[o] for o in outputs], [w for n, w in weights.items() if n in wanted])
-    return helper.make_model(graph, opset_imports=pieces[0].model.opset_import, ir_version=pieces[0].model.ir_version, producer_name="groot_cookbook")
-
-# %% ../nbs/08_thor_export.ipynb #c026
 @torch.no_grad()
 def action_head_graph(policy: GrootPolicy, features: Tensor, x: dict[str, Tensor], steps: int, opset: int = 22) -> ModelProto: # settled policy
     "features, attention_mask, state, noise -> actions: the denoising loop unrolled, modulations baked in."
@@ -190,7 +140,7 @@ def action_head_graph(policy: GrootPolicy, features: Tensor, x: dict[str, Tensor
         pieces.append(Piece(stepping, "step", f"step{i}", same | ends | {n: f"{n}@{i}" for n in ["t", *mods]}))
     return weave(pieces, ["actions"], constants)
 
-# %% ../nbs/08_thor_export.ipynb #c027
+# %% ../nbs/08_thor_export.ipynb #c023
 PARTS = {"backbone": "features", "action_head": "actions", "policy": "actions"}      # part -> its output
 
 
@@ -212,19 +162,7 @@ def export_policy(
     whole = weave([Piece(backbone, "backbone", "backbone", same), Piece(head, "head", "head", same)], ["actions"])
     return dict(backbone=backbone, action_head=head, policy=whole)
 
-# %% ../nbs/08_thor_export.ipynb #c031
-def open_session(model: ModelProto | str | Path, threads: int = 1) -> onnxruntime.InferenceSession:
-    "ONNX Runtime on the CPU. A graph with Q/DQ is run as written: the fusions of ONNX Runtime's higher levels cost an FP8 graph two digits."
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = threads, 3
-    nodes = (model if isinstance(model, ModelProto) else onnx.load(model, load_external_data=False)).graph.node
-    if any(n.op_type == "QuantizeLinear" for n in nodes):
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-        options.add_session_config_entry("session.disable_quant_qdq", "1")
-    source = model.SerializeToString() if isinstance(model, ModelProto) else str(model)
-    return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-
-
+# %% ../nbs/08_thor_export.ipynb #c027
 @dataclass(frozen=True)
 class Parity:
     "How far a graph's answers are from torch's."
@@ -240,7 +178,7 @@ class Parity:
                                 f"At least {cosine} and at most {max_abs_error:.2g} are wanted; look for a wrong normaliser, slot or scale before trusting the robot to it")
         return self
 
-# %% ../nbs/08_thor_export.ipynb #c032
+# %% ../nbs/08_thor_export.ipynb #c028
 def parity(
     graph: ModelProto,
     part: str,                            # a key of PARTS
@@ -256,134 +194,7 @@ def parity(
     cosine = float(got @ want / (np.linalg.norm(got) * np.linalg.norm(want)))
     return Parity(part, precision, float(np.abs(got - want).max()), cosine, len(inputs))
 
-# %% ../nbs/08_thor_export.ipynb #c035
-E4M3_MAX = 448.0
-
-
-def fp8_scale(peak: float) -> float: # largest absolute value -> scale
-    "Rounded to what bf16 can hold, so that a bf16 graph multiplies by the very same number."
-    return float(np.float32(max(peak, 1e-6) / E4M3_MAX).astype(ml_dtypes.bfloat16))
-
-
-def to_fp8(x: np.ndarray, scale: float) -> np.ndarray: # -> float8_e4m3fn; saturates instead of overflowing
-    return np.clip(x / scale, -E4M3_MAX, E4M3_MAX).astype(ml_dtypes.float8_e4m3fn)
-
-# %% ../nbs/08_thor_export.ipynb #c038
-def products(model: ModelProto) -> list: # nodes
-    "Every product of an activation with a weight matrix."
-    weights = {w.name for w in model.graph.initializer if len(w.dims) == 2 and w.data_type == TensorProto.FLOAT}
-    return [n for n in model.graph.node if n.op_type in ("MatMul", "Gemm") and n.input[1] in weights and n.input[0] not in weights]
-
-
-def calibrate(model: ModelProto, inputs: list[dict[str, np.ndarray]]) -> dict[str, float]: # value -> largest absolute entry seen
-    "Run the float32 graph on real observations and note the reach of everything that enters a product."
-    names = sorted({n.input[0] for n in products(model)})
-    probe = ModelProto()
-    probe.CopyFrom(model)
-    have = {o.name for o in probe.graph.output}
-    probe.graph.output.extend(helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in names if n not in have)
-    session = open_session(probe)
-    takes = [i.name for i in session.get_inputs()]
-    peaks = [[float(np.abs(v).max()) for v in session.run(names, {n: x[n] for n in takes})] for x in inputs]
-    return dict(zip(names, np.max(peaks, axis=0).tolist()))
-
-# %% ../nbs/08_thor_export.ipynb #c039
-def quantise(model: ModelProto, peaks: dict[str, float]) -> ModelProto: # of `calibrate`
-    "FP8 by explicit Q/DQ: E4M3, one scale per tensor, weights stored in eight bits."
-    new = ModelProto()
-    new.CopyFrom(model)
-    graph, nodes, done = new.graph, [], {}
-    weights = {w.name: w for w in graph.initializer}
-    graph.initializer.append(numpy_helper.from_array(np.zeros((), ml_dtypes.float8_e4m3fn), "fp8_zero"))
-
-    def eight_bits(name: str) -> str:
-        if name in done: return done[name]
-        array = numpy_helper.to_array(weights[name]) if name in weights else None
-        scale = fp8_scale(peaks[name] if array is None else float(np.abs(array).max()))
-        graph.initializer.append(numpy_helper.from_array(np.float32(scale), f"{name}/scale"))
-        if array is None: nodes.append(helper.make_node("QuantizeLinear", [name, f"{name}/scale", "fp8_zero"], [f"{name}/fp8"], f"{name}/quantize"))
-        else: graph.initializer.append(numpy_helper.from_array(to_fp8(array, scale), f"{name}/fp8"))
-        nodes.append(helper.make_node("DequantizeLinear", [f"{name}/fp8", f"{name}/scale", "fp8_zero"], [f"{name}/back"], f"{name}/dequantize"))
-        done[name] = f"{name}/back"
-        return done[name]
-
-    chosen = {n.output[0] for n in products(model)}
-    for node in list(graph.node):
-        if node.output[0] in chosen: node.input[:2] = [eight_bits(i) for i in node.input[:2]]
-        nodes.append(node)
-    return rebuilt(new, nodes)
-
-
-def rebuilt(model: ModelProto, nodes: list) -> ModelProto:
-    "The model with these nodes, and no weight that none of them reads."
-    graph, read = model.graph, {i for n in nodes for i in n.input}
-    kept = [w for w in graph.initializer if w.name in read]
-    del graph.node[:], graph.initializer[:], graph.value_info[:]
-    graph.node.extend(nodes)
-    graph.initializer.extend(kept)
-    return model
-
-# %% ../nbs/08_thor_export.ipynb #c042
-KEEP = {"Pow", "ReduceMean", "Sqrt", "Reciprocal", "LayerNormalization", "Softmax", "Sin", "Cos", "Exp"}     # these want the digits
-
-
-class Typed:
-    "Hands out each value in the type that is asked for, casting or converting once."
-    def __init__(self, graph, low: int):
-        known = [*graph.input, *graph.output, *graph.value_info]
-        self.floats = {v.name for v in known if v.type.tensor_type.elem_type == TensorProto.FLOAT}
-        self.weights = {w.name: w for w in graph.initializer if w.data_type == TensorProto.FLOAT}
-        self.graph, self.low, self.nodes, self.done = graph, low, [], {}
-        self.now = {i.name: TensorProto.FLOAT for i in graph.input}
-
-    def __call__(self, name: str, want: int) -> str:
-        if name not in self.floats and name not in self.weights or self.now.get(name, TensorProto.FLOAT) == want: return name
-        if (name, want) not in self.done:
-            self.done[name, want] = other = f"{name}/{'low' if want == self.low else 'wide'}"
-            if name in self.weights:
-                array = numpy_helper.to_array(self.weights[name]).astype(helper.tensor_dtype_to_np_dtype(want))
-                self.graph.initializer.append(numpy_helper.from_array(array, other))
-            else: self.nodes.append(helper.make_node("Cast", [name], [other], other, to=want))
-        return self.done[name, want]
-
-# %% ../nbs/08_thor_export.ipynb #c043
-def lower(model: ModelProto, low: int = TensorProto.BFLOAT16) -> ModelProto:
-    "The same graph with float32 lowered, except in the operators of KEEP; float32 at its borders."
-    new = onnx.shape_inference.infer_shapes(model)
-    graph, typed = new.graph, Typed(new.graph, low)
-    ends = {o.name for o in graph.output if o.name in typed.floats}
-    for node in list(graph.node):
-        want = TensorProto.FLOAT if node.op_type in KEEP else low
-        if node.op_type == "Cast":
-            for a in node.attribute:
-                if a.name == "to" and a.i == TensorProto.FLOAT: a.i = low
-        else: node.input[:] = [typed(i, want) for i in node.input]
-        typed.nodes.append(node)
-        typed.now |= {o: want for o in node.output}
-    for name in sorted(ends):
-        if typed.now[name] != low: continue
-        for node in typed.nodes:
-            node.input[:] = [f"{name}/low" if i == name else i for i in node.input]
-            node.output[:] = [f"{name}/low" if o == name else o for o in node.output]
-        typed.nodes.append(helper.make_node("Cast", [f"{name}/low"], [name], f"{name}/wide", to=TensorProto.FLOAT))
-    return rebuilt(new, typed.nodes)
-
-# %% ../nbs/08_thor_export.ipynb #c045
-def emulated(model: ModelProto, low: int = TensorProto.BFLOAT16) -> ModelProto:
-    "A lowered graph for a machine without such kernels: values stored in `low`, operators in float32."
-    new = onnx.shape_inference.infer_shapes(model)
-    graph, nodes = new.graph, []
-    lows = {v.name for v in graph.value_info if v.type.tensor_type.elem_type == low} | {w.name for w in graph.initializer if w.data_type == low}
-    for node in list(graph.node):
-        before, after = sorted({i for i in node.input if i in lows}), [o for o in node.output if o in lows]
-        if node.op_type == "Cast": before, after = [], []
-        nodes += [helper.make_node("Cast", [i], [f"{i}@{node.name}"], to=TensorProto.FLOAT) for i in before]
-        node.input[:] = [f"{i}@{node.name}" if i in before else i for i in node.input]
-        node.output[:] = [f"{o}@wide" if o in after else o for o in node.output]
-        nodes += [node, *(helper.make_node("Cast", [f"{o}@wide"], [o], to=low) for o in after)]
-    return rebuilt(new, nodes)
-
-# %% ../nbs/08_thor_export.ipynb #c049
+# %% ../nbs/08_thor_export.ipynb #c036
 def write_bundle(
     folder: str | Path,
     graphs: dict[str, dict[str, ModelProto]],              # precision -> part -> graph

@@ -226,7 +226,7 @@ def finetune(
     r, ratio = recipe, recipe.dream_ratio if dreams is not None else 0.0
     data = joined([teleop, dreams]) if ratio else teleop
     sampler = RatioSampler([len(teleop), len(dreams)] if ratio else [len(teleop)], [1 - ratio, ratio] if ratio else [1.0], r.batch, r.seed)
-    accelerator = Accelerator(mixed_precision="bf16" if r.precision == "bf16" else "no")
+    accelerator = Accelerator()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(r.seed)         # the projector's first weights
         student = Student(copy.deepcopy(policy.action_head), r.flare_layer).train()
@@ -257,7 +257,7 @@ def one_step(accelerator: Accelerator, student: nn.Module, optimizer, data: Cach
     batch = {k: v.to(accelerator.device) for k, v in data.rows(rows[mine]).items()}
     for group in optimizer.param_groups: group["lr"] = r.rate(step)
     optimizer.zero_grad()
-    losses = student(batch, noise[mine].to(accelerator.device), t[mine].to(accelerator.device), r.flare)
+    with half(r.precision, accelerator.device): losses = student(batch, noise[mine].to(accelerator.device), t[mine].to(accelerator.device), r.flare)
     accelerator.backward(losses["total"])
     accelerator.clip_grad_norm_(student.parameters(), 1.0)
     optimizer.step()

@@ -24,8 +24,8 @@ _all_ = ["ActionHead", "ActionHeadConfig", "Backbone", "BackboneConfig", "flow_t
 
 # %% auto #0
 __all__ = ['SLOTS', 'PARTS', 'joined', 'Embodiment', 'Processor', 'columns', 'pad', 'PolicyConfig', 'GrootPolicy',
-           'load_processor', 'build_policy', 'ActionHead', 'ActionHeadConfig', 'Backbone', 'BackboneConfig',
-           'flow_time', 'tiny_backbone']
+           'load_processor', 'build_policy', 'first_policy', 'ActionHead', 'ActionHeadConfig', 'Backbone',
+           'BackboneConfig', 'flow_time', 'tiny_backbone']
 
 # %% ../nbs/05_policy.ipynb #c008
 SLOTS = {"gr1": 24, "oxe_droid": 17, "agibot_genie1": 26, "dreams": 30, "new_embodiment": 31}   # upstream's, and one for dreams
@@ -235,3 +235,12 @@ def build_policy(
         policy = GrootPolicy(PolicyConfig(backbone.config, head), Processor(backbone.config, backbone.tokenizer, robots))
     policy.backbone.load_state_dict(backbone.state_dict())
     return policy.eval()
+
+
+def first_policy(name: str, robot: Embodiment, width: int = 128, layers: int = 4, seed: int = 0) -> GrootPolicy:
+    "From a backbone, a policy with a new head; from a whole policy (`nvidia/GR00T-N1.5-3B`, or one of your own), that policy with this robot added."
+    folder = Path(checkpoint(name))
+    if "action_head_cfg" not in read_config(folder, "backbone_cfg"): return build_policy(Backbone.from_pretrained(folder), robot, width, layers, seed)
+    policy = GrootPolicy.from_pretrained(folder)
+    policy.processor.embodiments |= {robot.tag: robot, "dreams": replace(robot, tag="dreams")}
+    return policy

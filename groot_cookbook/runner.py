@@ -381,7 +381,7 @@ def check_dataset(path: str | Path) -> Path:
     from .episodes import validate
     findings = validate(path)
     for f in findings:
-        if f.severity != "error": print(f"  dataset: {f.file}: {f.what}. {f.do}")
+        if f.severity != "error": print(f"dataset, {f}")
     errors = [f for f in findings if f.severity == "error"]
     if errors:
         more = f" (and {len(errors) - 1} more: groot-cookbook validate {path})" if len(errors) > 1 else ""

@@ -97,7 +97,8 @@ def see(model, frames: torch.Tensor, processor) -> torch.Tensor:  # (B, T, 3, H,
     cos, sin = (f.float() for f in tower.rotary_pos_emb(x, get_vision_position_ids(torch.tensor([[1, rows, cols]]), vp.merge_size, kwargs={})))
     for block in tower.blocks:
         q, k, v = block.attn.qkv(block.norm1(x)).view(len(x), n, 3, block.attn.num_heads, -1).unbind(2)
-        mixed = F.scaled_dot_product_attention(*(t.transpose(1, 2) for t in (_rope(q, cos, sin), _rope(k, cos, sin), v)))
+        q, k, v = (t.transpose(1, 2) for t in (_rope(q, cos, sin), _rope(k, cos, sin), v))
+        mixed = (q @ k.transpose(-1, -2) * q.shape[-1]**-.5).softmax(-1, dtype=torch.float32).to(v.dtype) @ v      # faster than the fused kernel on so few tokens
         x = x + block.attn.proj(mixed.transpose(1, 2).reshape(x.shape))
         x = x + block.mlp(block.norm2(x))
     return tower.merger(x.reshape(-1, x.shape[-1])).view(len(frames), -1, model.config.text_config.hidden_size)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from groot_cookbook.core import CookbookError
 from groot_cookbook.episodes import Dataset, Episode, write_dataset
 from groot_cookbook.evaluation import Expert, Idle, Trial, compare, contact_sheet, evaluate, open_loop, outcome, rollout, score
-from groot_cookbook.workspace import BLOCK, Workspace, block_slice, sample_scene, seeds
+from groot_cookbook.workspace import BLOCK, Tabletop, block_slice, sample_scene, seeds
 
 SCENES = [sample_scene(s, .5) for s in seeds("evaluation", 3)]
 
@@ -60,8 +60,7 @@ def test_actions_reach_the_robot():
     ("right place", {"target"}, "placed"), ("other bin", {"target"}, "wrong bin"), ("table", {"target"}, "dropped"), ("table", {"other"}, "wrong block"), ("table", set(), "missed")])
 def test_outcomes_tell_failures_apart(where, lifted, expected):
     scene = next(s for s in (sample_scene(i) for i in range(100)) if len(s.blocks) == 2)
-    world = Workspace()
-    world.reset(options={"scene": scene})
+    world = Tabletop().arrange(scene)
     other = next(c for c in scene.blocks if c != scene.target)
     wrong = next(s for s in scene.bins if s != scene.side)
     if where != "table": world.data.qpos[block_slice(scene.target)][:3] = [*scene.bins[scene.side if where == "right place" else wrong], BLOCK + .008]

@@ -119,7 +119,7 @@ BREAKS = {                                     # what was done -> (how, file nam
     "film at another rate": (film(NOISE, fps=20), FILM, "runs at 20 fps", "error"),
     "film stuck": (film(np.repeat(NOISE[:1], 12, 0)), FILM, "never changes, though the robot moves", "error"),
     "film of another size": (film(NOISE[:, :48]), FILM, "frames are (48, 64, 3)", "warning"),
-    "film letterboxed": (film(letterboxed()), FILM, "10 and 10 of 64 rows", "warning"),
+    "film letterboxed": (film(letterboxed()), FILM, "10 of 64 rows above and below", "warning"),
     "too narrow": (rows(numbers("action", lambda v: [a[:5] for a in v])), PARQUET, "action is 5 wide", "error"),
     "ragged": (rows(numbers("action", lambda v: [a[:5 + t % 2] for t, a in enumerate(v)])), PARQUET, "different widths", "error"),
     "actions are text": (rows(numbers("action", lambda v: [["a"] * 7 for _ in v])), PARQUET, "not numbers", "error"),

@@ -1,0 +1,143 @@
+"""Measure speed and memory on this machine: `make bench`, or python benchmarks/bench.py [--only NAME ...] [--out FOLDER] [--threads N]
+
+Each benchmark writes FOLDER/NAME.json with raw samples, the command, commit, hardware, date and the target it is held to. A target missed is reported, not an error:
+a machine may be busy. What cannot run (a checkpoint that is not there) says so and makes the exit status 1.
+"""
+from __future__ import annotations
+
+import argparse, datetime, os, platform, resource, subprocess, sys, time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from groot_cookbook import core
+from groot_cookbook.benchmark import latency, measure
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+# --- what is measured: each gives rows, and the target in words with whether it was met -------------------------
+
+def camera_frame() -> dict:
+    "One frame of the workspace's ray-cast camera, with shadow."
+    from groot_cookbook.workspace import Camera, Workspace, seeds
+    rows = []
+    for size in (64, 96, 128):
+        env = Workspace(Camera(size=size))
+        env.reset(seed=seeds("evaluation", 1)[0])
+        rows.append(measure(env.observe, "ray-cast", f"{size}x{size}", n=100).summary())
+    return verdict(rows, "a 96x96 frame in at most 3 ms", rows[1]["p50"] <= 3)
+
+
+def episode() -> dict:
+    "A demonstration planned, simulated and drawn."
+    from groot_cookbook.workspace import demonstrate, seeds
+    which = iter(seeds("evaluation", 13))
+    rows = [measure(lambda: demonstrate(next(which)), "MuJoCo", "57 frames", n=10).summary()]
+    return verdict(rows, "an episode in at most 250 ms", rows[0]["p50"] <= 250)
+
+
+def dream() -> dict:
+    "One dream of 57 frames from a seed image, with the tiny Cosmos checkpoints, as chapter 02 dreams."
+    from groot_cookbook import dreaming
+    from groot_cookbook.workspace import Workspace, seeds
+    env = Workspace()
+    seen, info = env.reset(seed=seeds("dream", 1)[0])
+    pipe = dreaming.load_dreamer("tiny-cosmos")
+    rows = [measure(lambda: dreaming.dream(pipe, seen["image"], info["instruction"], 0), "torch eager", "57 frames", n=3, warmup=1).summary()]
+    return verdict(rows, "a dream in at most 5 s", rows[0]["p50"] <= 5000)
+
+
+def idm_frames() -> dict:
+    "Labelling a film with the tiny inverse dynamics model."
+    from groot_cookbook.idm import InverseDynamics, label
+    from groot_cookbook.workspace import demonstrate, seeds
+    idm = InverseDynamics.from_pretrained(core.checkpoint("tiny-idm")).eval()
+    frames = demonstrate(seeds("evaluation", 1)[0]).frames
+    rows = [measure(lambda: label(idm, frames), "torch eager", f"{len(frames)} frames", n=10).summary()]
+    rows[0]["frames_per_s"] = len(frames) / rows[0]["p50"] * 1e3
+    return verdict(rows, "at least 200 frames a second", rows[0]["frames_per_s"] >= 200)
+
+
+def policy_latency() -> dict:
+    "The tiny policy, torch eager against ONNX Runtime, batch 1. Its weights are random: they do not change how long it takes."
+    import tempfile
+
+    from groot_cookbook.backbone import tiny_backbone
+    from groot_cookbook.episodes import Dataset, write_dataset
+    from groot_cookbook.export import answers, export_policy, observations, open_session
+    from groot_cookbook.policy import Embodiment, build_policy
+    from groot_cookbook.workspace import Workspace, demonstrate, seeds
+    with tempfile.TemporaryDirectory() as folder:
+        dataset = Dataset(write_dataset([demonstrate(s) for s in seeds("teleop", 2)], Path(folder) / "teleop"))
+        robot = Embodiment.of(dataset)
+        policy = build_policy(tiny_backbone(), robot)
+        x = observations(policy, dataset, robot.tag, 1)[0]
+        graph = export_policy(policy, x, robot.slot)["policy"]
+    session, env = open_session(graph, torch.get_num_threads()), Workspace()
+    takes = [i.name for i in session.get_inputs()]
+    engines = {"torch eager": lambda x: answers(policy, x, robot.slot)["actions"], "ONNX Runtime": lambda x: session.run(None, {k: x[k] for k in takes})[0]}
+    _, info = env.reset(seed=seeds("evaluation", 1)[0])
+    found = latency(policy, engines, lambda: tuple(env.observe().values()), info["instruction"], robot.tag, x["input_ids"].shape[1], n=50)
+    rows = [t.summary() for t in found]
+    pipeline = {r["backend"]: r["p50"] for r in rows if r["scope"] == "pipeline"}
+    return verdict(rows, "ONNX Runtime at least 1.5x torch eager, pipeline", pipeline["torch eager"] >= 1.5 * pipeline["ONNX Runtime"])
+
+
+BENCHMARKS: dict[str, Callable[[], dict]] = {f.__name__: f for f in (camera_frame, episode, dream, idm_frames, policy_latency)}
+
+
+# --- what surrounds a measurement --------------------------------------------------------------------------------
+
+def verdict(rows: list[dict], target: str, met: bool) -> dict: return {"rows": rows, "target": target, "met": bool(met)}
+
+
+def processor() -> str:
+    info = Path("/proc/cpuinfo")
+    names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")] if info.is_file() else []
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def hardware(threads: int) -> str:
+    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    return f"{os.cpu_count()} x {processor()}, {threads} thread{'s' * (threads > 1)}{gpu}"
+
+
+def commit() -> str:
+    "The commit that is checked out, marked where files differ from it."
+    git = lambda *args: subprocess.run(["git", *args], cwd=ROOT, capture_output=True, text=True)
+    try: head = git("rev-parse", "HEAD")
+    except OSError: return "unknown"
+    if head.returncode: return "not committed yet"
+    return head.stdout.strip() + ("-dirty" if git("status", "--porcelain").stdout.strip() else "")
+
+
+def run(name: str, out: Path, threads: int) -> bool:
+    "One benchmark, written to its file; whether it could run."
+    load, started = os.getloadavg()[0], time.perf_counter()
+    try: found = BENCHMARKS[name]()
+    except (core.CookbookError, ImportError) as e:
+        print(f"{name:16} left out: {e}")
+        return False
+    about = {"name": name, "what": BENCHMARKS[name].__doc__, "command": f"python benchmarks/bench.py --only {name} --threads {threads}", "commit": commit(), "hardware": hardware(threads),
+             "date": datetime.date.today().isoformat(), "versions": {p: core._version(p) for p in core.VERSIONED if core._version(p)}, "load_average_before": round(load, 1),
+             "seconds": round(time.perf_counter() - started, 1), "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024}
+    core.write_json(out / f"{name}.json", about | found)
+    for row in found["rows"]: print(f"{name:16} {row['backend']:13} {row['scope']:11} p50 {row['p50']:9.2f} ms   p99 {row['p99']:9.2f} ms")
+    print(f"{name:16} {'met' if found['met'] else 'MISSED'}: {found['target']}" + (f"   (load before it began: {load:.1f})" if load > .5 else ""))
+    return True
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="+", choices=list(BENCHMARKS), default=list(BENCHMARKS))
+    parser.add_argument("--out", type=Path, default=ROOT / "data" / "results")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of torch and ONNX Runtime; default: all cores")
+    args = parser.parse_args(argv)
+    args.out.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(args.threads)
+    return 0 if all([run(name, args.out, args.threads) for name in args.only]) else 1
+
+
+if __name__ == "__main__": sys.exit(main())

@@ -1,0 +1,163 @@
+"Percentiles, deadlines, the roofline's counting, and files that come home from a board."
+import json, math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings, strategies as st
+from torch import nn
+
+from groot_cookbook import core
+from groot_cookbook.benchmark import (DEVICES, FORM, STEPS, Device, Latency, Op, Row, Tally, Work, chunk_ms, drive, fit_reading, floor_ms, ingest, measure, predict_ms, published, results, times_ms,
+                                      workload)
+
+
+@given(st.lists(st.floats(0, 1e4), min_size=1, max_size=200), st.floats(0, 100))
+@settings(max_examples=100, deadline=None)
+def test_percentiles_are_numpys(samples, q):
+    assert Latency("a", "engine", tuple(samples)).percentile(q) == pytest.approx(np.percentile(samples, q))
+
+
+@pytest.mark.parametrize("samples", [(), (1.0, float("nan")), (-1.0,), (math.inf,)])
+def test_latencies_that_cannot_be(samples):
+    with pytest.raises(core.CookbookError, match="finite, non-negative"): Latency("a", "engine", samples)
+
+
+def test_measure_counts_calls():
+    calls = []
+    assert len(measure(lambda: calls.append(1), "a", "engine", n=5, warmup=2).samples_ms) == 5 and len(calls) == 7
+
+
+# --- deadlines ---------------------------------------------------------------------------------------------------
+
+@given(st.integers(1, 700), st.integers(1, 16), st.sampled_from([10.0, 30.0, 50.0]))
+@settings(max_examples=200, deadline=None)
+def test_the_law_of_the_loop(ms, replan, hz):
+    "No misses exactly while (ticks between plans) + (ticks a plan takes) <= chunk."
+    ahead = math.ceil(ms * hz / 1e3 - 1e-9)
+    loop = drive([ms], hz=hz, replan=replan, ticks=300)
+    assert (loop.misses == 0) == (max(replan, ahead) + ahead <= 16)
+
+
+def test_no_latency_no_staleness_beyond_replanning():
+    loop = drive([0.0], replan=4, ticks=400)
+    assert loop.misses == 0 and loop.stale_ms_max == pytest.approx(3 * 1e3 / 30) and loop.stale_ms_mean == pytest.approx(1.5 * 1e3 / 30)
+
+
+def test_one_hiccup_misses_as_many_ticks_as_it_is_too_long():
+    "Replanning every 8; at once, but the second plan takes 20 ticks: the first chunk ends after 16, the second arrives at tick 8 + 20."
+    loop = drive([0.0, 20 * 1e3 / 30, *[0.0] * 1000], replan=8, ticks=100)
+    assert loop.misses == 12 + 0 and loop.plans > 5
+
+
+def test_impossible_loops():
+    for replan in (0, 17):
+        with pytest.raises(core.CookbookError, match="replanning every"): drive([1.0], replan=replan)
+
+
+# --- roofline ----------------------------------------------------------------------------------------------------
+
+def test_counting_a_known_stack():
+    stack = nn.Sequential(nn.Linear(8, 16, bias=False), nn.Linear(16, 4, bias=False))
+    with Tally(stack, {"0.": "a", "1.": "b"}) as tally, torch.no_grad(): stack(torch.zeros(3, 8))
+    assert tally.ops == [Op("a", 768, 128, 72), Op("b", 384, 64, 60)]
+
+
+def test_attention_counts_for_the_part_before_it():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.q = nn.Linear(8, 8, bias=False)
+        def forward(self, x):
+            q = self.q(x)
+            return q @ q.transpose(1, 2)
+    with torch.device("meta"):
+        net = Net()
+        with Tally(net, {"q": "mine"}) as tally, torch.no_grad(): net(torch.zeros(1, 5, 8))
+    assert [(o.part, o.flops, o.weights) for o in tally.ops] == [("mine", 2 * 5 * 8 * 8, 64), ("mine", 2 * 5 * 5 * 8, 0)]
+
+
+BOX = Device("box", 100, {"bf16": 10, "fp8": 20}, "made up")
+
+
+def test_roofline_by_hand():
+    work = Work("x", gflop=50, weights_m=400, activations_m=100)
+    assert times_ms(work, BOX, "bf16") == pytest.approx((10, 5)) and times_ms(work, BOX, "fp8") == pytest.approx((6, 2.5))
+    assert floor_ms(work, BOX, "bf16") == pytest.approx(10) and predict_ms(work, BOX, "bf16", .5) == pytest.approx(25)
+    with pytest.raises(core.CookbookError, match="box has no nvfp4"): floor_ms(work, BOX, "nvfp4")
+
+
+def test_steps_are_counted_as_often_as_they_run():
+    work = {p: Work(p, 0, 50, 0) for p in ("vit", "dit_step")}
+    assert "dit_step" in STEPS and chunk_ms(work, BOX, {"": "bf16"}) == pytest.approx(1 + 4) and chunk_ms(work, BOX, {"": "bf16", "dit_step": "fp8"}, steps=8) == pytest.approx(1 + 4)
+
+
+def test_the_share_of_bandwidth_is_found_again(monkeypatch):
+    monkeypatch.setitem(DEVICES, "box", BOX)
+    work = {p: Work(p, 10, w, 0) for p, w in (("vit", 400), ("llm", 700))}
+    rows = [Row("m", "box", "e", "bf16", p, predict_ms(w, BOX, "bf16", .64), None, "s") for p, w in work.items()]
+    assert fit_reading(rows, work) == pytest.approx(.64, abs=.002)
+
+
+@pytest.fixture(scope="module")
+def n15(): return workload()
+
+
+def test_n15_is_counted_from_its_configuration(n15):
+    "Against upstream's own printed parameter counts (and 9,855,008 parameters per embodiment, biases among them)."
+    assert n15["dit_step"].weights_m == pytest.approx(550.386688, abs=.01)
+    assert n15["adapter"].weights_m == pytest.approx(201.4, abs=.1)
+    assert n15["vit"].weights_m == pytest.approx(412.0, abs=.5)
+    assert sum(n15[p].weights_m for p in ("state_encoder", "action_encoder", "action_decoder")) == pytest.approx(9.85, abs=.02)
+
+
+def test_prediction_holds_on_the_board_it_was_not_fitted_on(n15):
+    rows = [r for r in published() if r.model == "N1.5" and r.mode == "TensorRT engine" and r.precision == "fp16" and r.part in ("vit", "llm", "adapter", "dit_step")]
+    reading = fit_reading([r for r in rows if r.device == "Thor"], n15)
+    assert .7 < reading <= 1
+    for r in rows: assert abs(predict_ms(n15[r.part], DEVICES[r.device], r.precision, reading) / r.ms - 1) < .25, r
+    for r in rows: assert floor_ms(n15[r.part], DEVICES[r.device], r.precision) < r.ms, r
+
+
+def test_published_rows_are_whole():
+    rows = published()
+    assert len(rows) > 150 and all(r.ms > 0 and r.source and r.device for r in rows)
+    assert [r.ms for r in rows if (r.model, r.device, r.mode, r.part) == ("N1.6", "Thor", "TensorRT", "end_to_end")] == [92]
+
+
+# --- what comes home ---------------------------------------------------------------------------------------------
+
+GOOD = dict(form=FORM, backend="tensorrt", command="bench.py", date="2026-01-01", device="NVIDIA Thor", hardware=dict(board="Jetson AGX Thor", power_mode="NV Power Mode: MAXN\n0"), versions={},
+            checkpoint="0", model="N1.5", rows=[dict(part="policy", precision="fp8", scope="engine", cosine=.999, max_abs_error=.01, passed=True, fallback=False, p50=31.5)])
+
+
+def home(tmp_path, value):
+    path = tmp_path / "bench.json"
+    path.write_text(value if isinstance(value, str) else json.dumps(value))
+    return path
+
+
+def changed(**row): return GOOD | {"rows": [GOOD["rows"][0] | row]}
+
+
+def test_a_good_file_comes_in(tmp_path):
+    row, = ingest(home(tmp_path, GOOD))
+    assert (row.device, row.precision, row.part, row.ms) == ("Jetson AGX Thor", "fp8", "policy", 31.5) and "MAXN" in row.source and "\n" not in row.source
+
+
+@pytest.mark.parametrize("value,says", [
+    ("{", "not JSON"), ("[]", "not written by"), ({"form": "other"}, "not written by"), (GOOD | {"rows": []}, "no rows"), (GOOD | {"rows": [{}]}, "missing or of the wrong kind"),
+    ({k: v for k, v in GOOD.items() if k != "date"}, "missing or of the wrong kind"), (GOOD | {"hardware": "Thor"}, "missing or of the wrong kind"),
+    (changed(p50="fast"), "wrong kind"), (changed(p50=float("nan")), "a latency of nan"), (changed(p50=-1), "a latency of -1"),
+    (changed(fallback=True), "was not built in fp8"), (changed(passed=False, cosine=-.55), "its speed means nothing"), (changed(cosine=float("nan")), "its speed means nothing")])
+def test_a_bad_file_does_not(tmp_path, value, says):
+    with pytest.raises(core.CookbookError, match=says): ingest(home(tmp_path, value))
+
+
+def test_an_absent_file(tmp_path):
+    with pytest.raises(core.CookbookError, match="No such file"): ingest(tmp_path / "nothing.json")
+
+
+def test_absent_results_say_how_to_measure_them(tmp_path, monkeypatch):
+    monkeypatch.setenv("GROOT_COOKBOOK_DATA", str(tmp_path))
+    with pytest.raises(core.CookbookError, match="benchmarks/bench.py --only policy_latency"): results("policy_latency")

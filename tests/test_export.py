@@ -1,0 +1,189 @@
+"A tiny policy at random weights through every graph, and the bundle's own scripts as far as they run here."
+import importlib.util, json, os, subprocess, sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from groot_cookbook import core
+from groot_cookbook.backbone import Backbone, BackboneConfig, tiny_tokenizer
+from groot_cookbook.benchmark import ingest
+from groot_cookbook.episodes import Episode, Dataset, write_dataset
+from groot_cookbook.export import Parity, answers, export_policy, observations, parity, settled, trace, write_bundle
+from groot_cookbook.graphs import calibrate, emulated, lower, quantise
+from groot_cookbook.policy import Embodiment, GrootPolicy, build_policy
+
+THOR = core.data_dir() / "thor"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    "Policy, observations, torch's answers and the graphs; made once."
+    folder, rng = tmp_path_factory.mktemp("export"), np.random.default_rng(0)
+    episodes = [Episode(rng.integers(0, 255, (12, 64, 64, 3), dtype=np.uint8), rng.normal(size=(12, 7)).astype(np.float32), rng.normal(size=(12, 7)).astype(np.float32), text, 10.0)
+                for text in ("pick up the red block and place it in the left bin", "wave")]
+    dataset, tokenizer = Dataset(write_dataset(episodes, folder / "teleop")), tiny_tokenizer()
+    config = BackboneConfig(vision=dict(hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2, image_size=32, patch_size=16),
+                            text=dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, head_dim=16, vocab_size=len(tokenizer),
+                                      max_position_embeddings=128, rope_theta=1e4, tie_word_embeddings=True),
+                            select_layer=1, image_token_index=tokenizer.convert_tokens_to_ids("<image>"), image_token="<image>", template="{images}{instruction}")
+    torch.manual_seed(0)
+    robot = Embodiment.of(dataset)
+    policy = build_policy(Backbone(config, tokenizer), robot, width=32, layers=2)
+    for name, p in policy.action_head.named_parameters():
+        if name.endswith((".W", ".b")): torch.nn.init.normal_(p, std=.2)     # every robot another
+    policy.save_pretrained(folder / "policy")
+    inputs = observations(policy, dataset, robot.tag, 3)
+    graphs = export_policy(policy, inputs[0], robot.slot)
+    return dict(folder=folder, policy=policy, robot=robot, dataset=dataset, inputs=inputs, expected=[answers(policy, x, robot.slot) for x in inputs], graphs=graphs)
+
+
+@pytest.mark.parametrize("part", ["backbone", "action_head", "policy"])
+def test_graph_says_what_torch_says(made, part):
+    onnx.checker.check_model(made["graphs"][part], full_check=True)
+    parity(made["graphs"][part], part, "fp32", made["inputs"], made["expected"]).check(0.999999, 1e-4)
+
+
+def test_observations_hold_a_padded_instruction(made):
+    "Otherwise no test above would notice a mask that is ignored."
+    assert any((x["attention_mask"] == 0).any() for x in made["inputs"])
+    again = observations(made["policy"], made["dataset"], made["robot"].tag, 3)
+    assert all((a[k] == b[k]).all() for a, b in zip(made["inputs"], again) for k in a)
+
+
+def test_lower_precisions_are_close(made):
+    graph = made["graphs"]["policy"]
+    eight = quantise(graph, calibrate(graph, made["inputs"]))
+    for precision, g, cosine in (("bf16", emulated(lower(graph)), .999), ("fp8", eight, .99), ("fp8+bf16", emulated(lower(eight)), .99)):
+        parity(g, "policy", precision, made["inputs"], made["expected"]).check(cosine)
+
+
+def test_no_file_name_of_this_machine_in_a_graph(made):
+    for graph in made["graphs"].values():
+        text = graph.SerializeToString()
+        assert b"site-packages" not in text and b".py" not in text
+
+
+def test_same_module_same_bytes():
+    module = torch.nn.Linear(3, 2)
+    first, second = (trace(module, (torch.zeros(1, 3),), ["x"], ["y"]).SerializeToString() for _ in range(2))
+    assert first == second
+
+
+def test_settled_policy_is_that_robot_and_no_other(made):
+    x, policy = made["inputs"][0], made["policy"]
+    for slot in (0, 7, 31): assert np.allclose(answers(settled(policy, slot), x, 0)["actions"], answers(policy, x, slot)["actions"], atol=1e-6)
+    assert not np.allclose(answers(settled(policy, 7), x, 0)["actions"], answers(policy, x, 8)["actions"], atol=1e-3)
+
+
+def test_disagreement_is_an_error():
+    with pytest.raises(core.CookbookError, match="disagrees with torch"): Parity("policy", "fp8", .5, .97, 4).check(.98)
+    with pytest.raises(core.CookbookError, match="disagrees with torch"): Parity("policy", "fp32", float("nan"), float("nan"), 4).check(.98)
+
+
+def test_wrong_and_missing_checkpoints(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "idm"}')
+    with pytest.raises(core.CookbookError, match="not a GR00T N1.5 checkpoint"): GrootPolicy.from_pretrained(tmp_path)
+    with pytest.raises(core.CookbookError, match="no checkpoint called"): GrootPolicy.from_pretrained(tmp_path / "nothing")
+
+
+# --- the bundle --------------------------------------------------------------------------------------------------
+
+@pytest.fixture(scope="module")
+def bundle(made):
+    graphs = made["graphs"]
+    about = dict(model="N1.5, tiny", checkpoint="0" * 64, slot=made["robot"].slot, embodiment=made["robot"].tag)
+    return write_bundle(made["folder"] / "bundle", {"fp32": graphs, "bf16": {k: lower(g) for k, g in graphs.items()}}, made["inputs"], made["expected"], about)
+
+
+def bench(bundle, *args): return subprocess.run([sys.executable, str(bundle / "bench.py"), "--backend", "onnxruntime", "--n", "3", "--warmup", "1", *args], capture_output=True, text=True)
+
+
+def test_bench_writes_what_chapter_09_reads(bundle, tmp_path):
+    done = bench(bundle, "--out", str(tmp_path / "b.json"))
+    assert done.returncode == 0, done.stderr
+    rows = ingest(tmp_path / "b.json")
+    assert {r.part for r in rows} == {"backbone", "action_head", "policy"} and all(r.ms > 0 for r in rows)
+
+
+def test_bench_fails_where_the_answer_is_wrong(bundle, tmp_path):
+    path = bundle / "reference_policy.npz"
+    kept = path.read_bytes()
+    data = dict(np.load(path))
+    np.savez(path, **data | {"expected": -data["expected"]})
+    try:
+        assert bench(bundle, "--part", "policy", "--out", str(tmp_path / "b.json")).returncode == 1
+        with pytest.raises(core.CookbookError, match="its speed means nothing"): ingest(tmp_path / "b.json")
+    finally: path.write_bytes(kept)
+
+
+def test_bench_without_graphs_says_what_to_do(bundle):
+    done = bench(bundle, "--part", "nothing")
+    assert done.returncode == 1 and "build.sh" in done.stderr
+
+
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("thor_bench", THOR / "bench.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.dont_write_bytecode, old = True, sys.dont_write_bytecode
+    spec.loader.exec_module(module)
+    sys.dont_write_bytecode = old
+    return module
+
+
+def layer(name, formats, tactic=""): return {"Name": name, "LayerType": "gemm", "Inputs": [{"Name": "x", "Format/Datatype": f} for f in formats], "Outputs": [], "TacticName": tactic}
+
+
+@pytest.mark.parametrize("precision,layers,fell", [
+    ("fp8", [layer("a", ["FP8", "FP8"]), layer("b", ["Row major linear FP8 format"])], False),
+    ("fp8", [layer("a", ["Float", "Float"]), layer("b", ["FP32"])], True),
+    ("fp8", [layer("a", ["FP8"]), layer("b", ["BFloat16"]), layer("c", ["Half"])], True),
+    ("bf16", [layer("a", ["BFloat16"]), layer("b", ["Float"], "sm110_xmma_gemm_bf16bf16")], False),
+    ("bf16", [layer("a", ["Row major linear FP32"], "sm80_xmma_gemm_tf32f32")], True),
+    ("nvfp4", [layer("a", ["FP4E2M1", "FP8"])], False),
+    ("fp8", [], True)])
+def test_a_silent_fallback_is_seen(script, precision, layers, fell): assert script.fallback({"Layers": layers}, precision)["fallback"] is fell
+
+
+def test_layer_names_alone_are_refused(script):
+    with pytest.raises(SystemExit, match="detailed"): script.fallback({"Layers": ["gemm_1", "gemm_2"]}, "fp8")
+
+
+def build(bundle, tmp_path, *args, trtexec=True):
+    fake = tmp_path / "trtexec"
+    fake.write_text('#!/bin/bash\nif [[ "$1" == --help ]]; then echo "  --stronglyTyped"; exit; fi\nprintf "%s\\n" "$@" >> "$(dirname "$0")/calls"\nfor a in "$@"; do case "$a" in --saveEngine=*) echo engine > "${a#*=}";; esac; done\n')
+    fake.chmod(0o755)
+    return subprocess.run(["bash", str(bundle / "build.sh"), *args], capture_output=True, text=True, env=os.environ | {"TRTEXEC": str(fake if trtexec else tmp_path / "absent")})
+
+
+def test_build_script_parses(): subprocess.run(["bash", "-n", str(THOR / "build.sh")], check=True)
+
+
+def test_build_script_builds_strongly_typed(bundle, tmp_path):
+    done = build(bundle, tmp_path, "bf16")
+    assert done.returncode == 0, done.stderr
+    calls = (tmp_path / "calls").read_text()
+    assert calls.count("--stronglyTyped") == calls.count("--profilingVerbosity=detailed") == 3 and "--fp8" not in calls and "--bf16" not in calls
+    assert sorted(p.name for p in (bundle / "engines").glob("*.engine*")) == ["action_head.bf16.engine", "backbone.bf16.engine", "policy.bf16.engine"]
+    assert (bundle / "engines" / "environment.txt").stat().st_size
+
+
+@pytest.mark.parametrize("args,trtexec,code,says", [(["fp7"], True, 2, "unknown precision"), (["nvfp4"], True, 3, "nvfp4.py"), ([], False, 1, "trtexec not found")])
+def test_build_script_says_what_to_do(bundle, tmp_path, args, trtexec, code, says):
+    done = build(bundle, tmp_path, *args, trtexec=trtexec)
+    assert done.returncode == code and says in done.stderr
+
+
+def test_bundle_without_its_scripts(made, tmp_path, monkeypatch):
+    monkeypatch.setenv("GROOT_COOKBOOK_DATA", str(tmp_path))
+    with pytest.raises(core.CookbookError, match="missing"): write_bundle(tmp_path / "b", {"fp32": {}}, made["inputs"], made["expected"], {})
+
+
+def test_bundle_json_describes_the_graphs(bundle, made):
+    about = json.loads((bundle / "bundle.json").read_text())
+    assert about["inputs"]["policy"] == [v.name for v in made["graphs"]["policy"].graph.input]
+    data = np.load(bundle / "calibration.npz")
+    assert {k: list(data[k].shape[1:]) for k in data.files} == {k: v[1:] for k, v in about["shapes"].items()} and len(data["noise"]) == 3

@@ -1,0 +1,214 @@
+"Mistakes that would train on in silence; the lessons are in chapter 06."
+import copy
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings, strategies as st
+
+from groot_cookbook.backbone import tiny_backbone
+from groot_cookbook.core import CookbookError
+from groot_cookbook.episodes import Dataset, Episode, Normalizer, write_dataset
+from groot_cookbook.finetuning import (Cache, Recipe, Student, action_error, alignment_loss, cache_features, chunks, finetune, flow_loss, future_target, groups,
+                                       joined, kept_frames, one_step)
+from groot_cookbook.policy import Embodiment, build_policy
+
+WIDTH = 4
+
+
+@pytest.fixture(scope="module")
+def policy():
+    bounds = Normalizer("min_max", -np.ones(WIDTH), np.ones(WIDTH))
+    columns = {"arm": list(range(WIDTH))}
+    return build_policy(tiny_backbone(0), Embodiment("new_embodiment", columns, columns, bounds, bounds), width=32, layers=2)
+
+
+def fake_cache(policy, n=24, slot=31, seed=0) -> Cache:
+    g = torch.Generator().manual_seed(seed)
+    known = (torch.arange(32) < WIDTH).float().expand(n, 16, 32)
+    return Cache(torch.randn(n, 68, 128, generator=g).half(), torch.ones(n, 68, dtype=torch.bool), torch.rand(n, 64, generator=g), torch.rand(n, 16, 32, generator=g) * known,
+                 known, torch.full((n,), slot), (torch.arange(n) + 8).clamp(max=n - 1), 64)
+
+
+@pytest.fixture(scope="module")
+def teleop(policy): return fake_cache(policy)
+@pytest.fixture(scope="module")
+def dreams(policy): return replace(fake_cache(policy, 10, 30, 1), state=torch.zeros(10, 64))
+
+
+def losses_of(policy, batch, flare=0.2, layer=2, grad=False):
+    student = Student(copy.deepcopy(policy.action_head), layer)
+    n, g = len(batch["state"]), torch.Generator().manual_seed(0)
+    out = student(batch, torch.randn(n, 16, 32, generator=g), torch.rand(n, generator=g), flare)
+    if grad: out["total"].backward()
+    return out, student
+
+
+# --- alignment --------------------------------------------------------------------------------------------------
+
+def test_cosine_is_over_features():
+    g = torch.Generator().manual_seed(0)
+    target, noise = torch.randn(3, 32, 16, generator=g), torch.randn(3, 32, 16, generator=g)
+    guess = target + noise
+    scaled = guess * torch.rand(3, 32, 1, generator=g).mul(10).add(0.1)
+    assert torch.allclose(alignment_loss(guess, target), alignment_loss(scaled, target), atol=1e-6)
+    assert alignment_loss(target, target).abs() < 1e-6 and abs(alignment_loss(-target, target) - 2) < 1e-6
+    assert not torch.allclose((1 - F.cosine_similarity(guess, target)).mean(), (1 - F.cosine_similarity(scaled, target)).mean(), atol=1e-2)
+
+
+def test_no_gradient_through_the_target():
+    guess, seen = torch.randn(2, 32, 16, requires_grad=True), torch.randn(2, 64, 16, requires_grad=True)
+    alignment_loss(guess, future_target(seen, 32)).backward()
+    assert guess.grad.abs().sum() > 0 and seen.grad is None
+
+
+def test_shapes_that_differ_are_an_error_not_a_zero():
+    with pytest.raises(CookbookError, match="foretold"): alignment_loss(torch.zeros(2, 32, 8), torch.zeros(2, 32, 16))
+    with pytest.raises(CookbookError, match="foretold"): alignment_loss(torch.zeros(2, 16, 8), torch.zeros(2, 32, 8))
+    with pytest.raises(CookbookError, match="cannot be pooled"): future_target(torch.zeros(1, 60, 8), 32)
+
+
+def test_target_keeps_place():
+    "Pooling is over the picture: what stands in one corner moves one token only."
+    seen = torch.randn(1, 64, 16)
+    moved = seen.clone(); moved[0, 0, 3] += 10
+    changed = (future_target(seen, 32) - future_target(moved, 32)).abs().amax(-1)[0] > 1e-4
+    assert changed.tolist() == [True] + [False] * 31
+
+
+def test_flare_reaches_the_dit_and_is_not_zero(policy, teleop):
+    batch = teleop.rows(list(range(8)))
+    silent = {**batch, "action_mask": torch.zeros_like(batch["action_mask"])}
+    out, student = losses_of(policy, silent, grad=True)
+    assert out["flow"] == 0 and 0.5 < out["align"] < 1.5
+    for p in (student.head.future_tokens.weight, student.head.model.transformer_blocks[1].attn1.to_q.weight, student.head.vl_self_attention.transformer_blocks[0].attn1.to_q.weight):
+        assert p.grad.abs().sum() > 0
+    assert student.head.action_decoder.layer2.W.grad is None or not student.head.action_decoder.layer2.W.grad.any()
+
+
+def test_flare_can_be_switched_off(policy, teleop):
+    out, student = losses_of(policy, teleop.rows([0, 1]), flare=0.0, grad=True)
+    assert torch.equal(out["total"], out["flow"]) and all(p.grad is None for p in student.projector.parameters())
+
+
+def test_wrong_layer(policy):
+    for layer in (0, 3, -1):
+        with pytest.raises(CookbookError, match="FLARE at layer"): Student(policy.action_head, layer)
+
+
+# --- imitation --------------------------------------------------------------------------------------------------
+
+def test_padded_dimensions_do_not_count(policy, teleop):
+    batch = teleop.rows([0, 1, 2])
+    other = {**batch, "actions": batch["actions"] + 100 * (1 - batch["action_mask"])}
+    velocity = torch.zeros_like(batch["actions"])
+    assert torch.equal(flow_loss(velocity, batch["actions"], batch["action_mask"]), flow_loss(velocity, other["actions"], other["action_mask"]))
+    assert torch.allclose(flow_loss(velocity, batch["actions"], batch["action_mask"]), batch["actions"][..., :WIDTH].square().mean())
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(2, 60), st.integers(1, 7), st.integers(1, 20))
+def test_chunks_follow_their_frame(length, stride, horizon):
+    actions, at = np.arange(length, dtype=np.float32)[:, None], kept_frames(length, stride)
+    c = chunks(actions, at, horizon)[..., 0]
+    assert c.shape == (len(at), horizon) and (c[:, 0] == at).all()
+    assert (c == np.minimum(np.array(at)[:, None] + np.arange(horizon), length - 1)).all()
+
+
+# --- the cache --------------------------------------------------------------------------------------------------
+
+@pytest.fixture(scope="module")
+def datasets(tmp_path_factory):
+    rng, root = np.random.default_rng(0), tmp_path_factory.mktemp("data")
+    def episode(text, states, acts):
+        frames = rng.integers(0, 256, (21, 64, 64, 3), dtype=np.uint8)
+        return Episode(frames, rng.uniform(-1, 1, (21, states)), rng.uniform(-1, 1, (21, acts)), text, 10.0)
+    write_dataset([episode("pick up the red block", WIDTH, WIDTH), episode("open it", WIDTH, WIDTH)], root / "teleop")
+    write_dataset([episode("pick up the blue block and leave", WIDTH, WIDTH)], root / "dreams")
+    write_dataset([episode("a hand takes a cup", 0, 0)], root / "films")
+    return root
+
+
+def test_cache_is_the_plain_path(policy, datasets):
+    data = Dataset(datasets / "teleop")
+    cache, e = cache_features(policy, data, "new_embodiment", stride=4), data[1]
+    at = kept_frames(21, 4)
+    assert len(cache) == 2 * len(at) and cache.robot.unique().tolist() == [31]
+    row = len(at) + 2                                    # frame 8 of the second episode
+    x = policy.processor(e.frames[8:9], ["open it"], e.state[8:9], "new_embodiment")
+    with torch.no_grad(): features = policy.encode(x["pixel_values"], x["input_ids"], x["attention_mask"])
+    n = features.shape[1]
+    assert torch.allclose(cache.features[row, :n].float(), features[0], atol=5e-3) and cache.mask[row].sum() == n
+    assert torch.allclose(cache.state[row], x["state"][0])
+    assert torch.allclose(cache.actions[row], policy.processor.target(e.actions[np.minimum(np.arange(8, 24), 20)][None], "new_embodiment")[0][0])
+    assert [int(f) - len(at) for f in cache.future[len(at):]] == [at.index(min(t + 16, 20)) for t in at]      # stays inside its episode
+
+
+def test_dreams_leak_no_state(policy, datasets):
+    cache = cache_features(policy, Dataset(datasets / "dreams"), "dreams", stride=4)
+    assert not cache.state.any() and cache.robot.unique().tolist() == [30] and cache.action_mask.any()
+
+
+def test_films_without_actions(policy, datasets, teleop):
+    films = cache_features(policy, Dataset(datasets / "films"), "dreams", stride=4)
+    assert not films.action_mask.any() and not films.state.any()
+    out, _ = losses_of(policy, films.rows([0, 1]))
+    assert out["flow"] == 0 and out["align"] > 0
+    trained = finetune(policy, teleop, films, Recipe(steps=2, batch=4, dream_ratio=0.5, flare_layer=2))
+    assert all(np.isfinite(c["total"]) for c in trained.curve)
+
+
+def test_joined_keeps_rows_and_futures(teleop, dreams):
+    short = replace(dreams, features=dreams.features[:, :66], mask=dreams.mask[:, :66])
+    both = joined([teleop, short])
+    assert torch.equal(both.features[24:, :66], short.features) and not both.mask[24:, 66:].any()
+    assert torch.equal(both.rows([24 + 3])["seen"], dreams.rows([3])["seen"])
+    with pytest.raises(CookbookError, match="different backbones"): joined([teleop, replace(dreams, n_image_tokens=16)])
+
+
+# --- training ---------------------------------------------------------------------------------------------------
+
+def test_ratio_is_exact(policy, teleop, dreams, monkeypatch):
+    drawn = []
+    def record(accelerator, student, optimizer, data, rows, r, step):
+        drawn.append(sum(i >= len(teleop) for i in rows)); return dict(total=torch.zeros(()), flow=torch.zeros(()), align=torch.zeros(()))
+    monkeypatch.setattr("groot_cookbook.finetuning.one_step", record)
+    finetune(policy, teleop, dreams, Recipe(steps=100, batch=8, dream_ratio=0.3, flare_layer=2))
+    assert sum(drawn) == 240 and set(drawn) == {2, 3}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_resumed_is_uninterrupted(policy, teleop, dreams, tmp_path, precision):
+    recipe = Recipe(steps=6, batch=4, save_every=2, flare_layer=2, precision=precision)
+    whole = finetune(policy, teleop, dreams, recipe)
+    finetune(policy, teleop, dreams, recipe, tmp_path, stop=5)            # the state of step 4 is on disk
+    again = finetune(policy, teleop, dreams, recipe, tmp_path)
+    assert whole.curve == again.curve
+    for (name, a), b in zip(whole.policy.state_dict().items(), again.policy.state_dict().values()): assert torch.equal(a, b), name
+    with pytest.raises(CookbookError, match="another training"): finetune(policy, teleop, dreams, replace(recipe, lr=1.0), tmp_path)
+
+
+def test_training_learns_and_leaves_the_rest_alone(policy, teleop):
+    one = replace(teleop, actions=teleop.action_mask * 0.5)
+    before = {k: v.clone() for k, v in policy.state_dict().items()}
+    trained = finetune(policy, one, None, Recipe(steps=60, batch=16, lr=3e-3, flare_layer=2, ema=0.9)).policy
+    assert action_error(trained, one) < 0.6 * action_error(policy, one)
+    assert all(torch.equal(v, before[k]) for k, v in policy.state_dict().items())
+    for key, value in trained.state_dict().items():
+        if key.startswith("backbone."): assert torch.equal(value, before[key])
+        if key.endswith(".W"): assert torch.equal(value[:24], before[key][:24]), f"{key}: an unused slot moved"
+
+
+def test_weight_decay_spares_slots(policy):
+    decayed, spared = groups(Student(policy.action_head, 2), 0.1)
+    ids = {id(p) for p in spared["params"]}
+    assert id(policy.action_head.action_encoder.W1.W) in ids and id(policy.action_head.vlln.weight) in ids
+    assert id(policy.action_head.model.proj_out_2.weight) not in ids and decayed["weight_decay"] == 0.1 and spared["weight_decay"] == 0
+
+
+def test_rate():
+    r = Recipe(steps=100, lr=1.0, warmup=0.1)
+    rates = [r.rate(i) for i in range(100)]
+    assert rates[0] == 0.1 and max(rates) == rates[9] == 1 and rates[-1] < 1e-3 and sorted(rates[10:], reverse=True) == rates[10:]

@@ -1,0 +1,92 @@
+"Joining, quantising and lowering ONNX graphs."
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings, strategies as st
+from onnx import TensorProto, helper, numpy_helper
+
+from groot_cookbook.graphs import E4M3_MAX, Piece, calibrate, emulated, fp8_scale, lower, open_session, products, quantise, to_fp8, weave
+
+
+def model(nodes, inputs, outputs, **weights):
+    info = lambda shapes: [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in shapes.items()]
+    graph = helper.make_graph(nodes, "g", info(inputs), info(outputs), [numpy_helper.from_array(np.asarray(w, np.float32), n) for n, w in weights.items()])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 22)], ir_version=10)
+
+
+@pytest.fixture
+def net():
+    rng = np.random.default_rng(0)
+    nodes = [helper.make_node("MatMul", ["x", "A"], ["h"], "a"), helper.make_node("Softmax", ["h"], ["p"], "s"), helper.make_node("MatMul", ["p", "B"], ["y"], "b")]
+    return model(nodes, {"x": (3, 16)}, {"y": (3, 4)}, A=rng.normal(size=(16, 24)), B=rng.normal(size=(24, 4))), rng.normal(size=(3, 16)).astype(np.float32)
+
+
+def run(graph, **inputs): return open_session(graph).run(None, inputs)[0]
+def cosine(a, b): return float((a * b).sum() / np.linalg.norm(a) / np.linalg.norm(b))
+
+
+@given(st.floats(1e-3, 1e3), st.floats(-1, 1))
+@settings(max_examples=200, deadline=None)
+def test_eight_bits_err_by_at_most_a_sixteenth(peak, fraction):
+    scale, value = fp8_scale(peak), np.float32(peak * fraction)
+    back = float(to_fp8(value, scale)) * scale
+    assert abs(back - value) <= max(abs(value) / 16 + peak * 2 ** -9, scale * 2 ** -9) * 1.02    # half a step of a normal number; near zero half the smallest; the scale's own rounding at the top
+
+
+def test_eight_bits_saturate():
+    assert float(to_fp8(np.float32(1e9), 1.0)) == E4M3_MAX and float(to_fp8(np.float32(-1e9), 1.0)) == -E4M3_MAX
+
+
+def test_a_scale_is_exact_in_bf16():
+    import ml_dtypes
+    for peak in (0.0, 1e-9, 0.3, 7.7, 1e6): assert float(np.float32(fp8_scale(peak)).astype(ml_dtypes.bfloat16)) == fp8_scale(peak) > 0
+
+
+def test_pieces_share_weights_but_not_values():
+    step = model([helper.make_node("Mul", ["x", "w"], ["m"], "mul"), helper.make_node("Add", ["m", "c"], ["y"], "add")], {"x": (2,), "c": (2,)}, {"y": (2,)}, w=[3.0])
+    pieces = [Piece(step, "step", f"s{i}", {"x": f"x{i}", "y": f"x{i + 1}", "c": f"c{i}"}) for i in range(2)]
+    both = weave(pieces, ["x2"], {"c0": np.float32([1, 1]), "c1": np.float32([0, 5])})
+    onnx.checker.check_model(both, full_check=True)
+    assert [i.name for i in both.graph.input] == ["x0"] and [w.name for w in both.graph.initializer].count("step.w") == 1
+    assert run(both, x0=np.float32([1, 2])).tolist() == [12, 26]
+
+
+def test_only_products_with_weights_are_quantised(net):
+    graph, x = net
+    graph.graph.node.insert(0, helper.make_node("MatMul", ["x", "xt"], ["unused"], "activations"))
+    graph.graph.input.append(helper.make_tensor_value_info("xt", TensorProto.FLOAT, (16, 3)))
+    assert [n.name for n in products(graph)] == ["a", "b"]
+
+
+def test_fp8_is_close_and_small(net):
+    graph, x = net
+    eight = quantise(graph, calibrate(graph, [{"x": x}]))
+    onnx.checker.check_model(eight, full_check=True)
+    assert cosine(run(eight, x=x), run(graph, x=x)) > .99
+    types = {w.name: w.data_type for w in eight.graph.initializer}
+    assert types["A/fp8"] == TensorProto.FLOAT8E4M3FN and "A" not in types        # the float32 weight is gone
+
+
+@pytest.mark.parametrize("low", [TensorProto.BFLOAT16, TensorProto.FLOAT16])
+def test_lowering_keeps_borders_and_softmax(net, low):
+    graph, x = net
+    lowered = lower(graph, low)
+    onnx.checker.check_model(lowered, full_check=True)
+    inferred = {v.name: v.type.tensor_type.elem_type for v in onnx.shape_inference.infer_shapes(lowered).graph.value_info}
+    assert inferred["p"] == TensorProto.FLOAT and inferred["h"] == low
+    assert [o.type.tensor_type.elem_type for o in lowered.graph.output] == [TensorProto.FLOAT]
+    assert cosine(run(emulated(lowered, low), x=x), run(graph, x=x)) > .9999
+
+
+def test_emulation_equals_real_kernels_where_there_are_some(net):
+    "ONNX Runtime can run float16: what `emulated` says must be what it says, up to a rounding."
+    graph, x = net
+    half = lower(graph, TensorProto.FLOAT16)
+    assert np.abs(run(half, x=x) - run(emulated(half, TensorProto.FLOAT16), x=x)).max() < 5e-3
+
+
+def test_originals_are_left_alone(net):
+    graph, x = net
+    before = graph.SerializeToString()
+    lower(quantise(graph, calibrate(graph, [{"x": x}])))
+    assert graph.SerializeToString() == before

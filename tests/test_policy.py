@@ -1,0 +1,264 @@
+"Edge cases of the policy's three modules; the contracts are in chapters 05, 05a and 05b."
+import dataclasses, json
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings, strategies as st
+
+from groot_cookbook.action_head import ActionHead, ActionHeadConfig, CategoryLinear, flow_time
+from groot_cookbook.backbone import Backbone, BackboneConfig, pixels, tiny_backbone, tiny_tokenizer
+from groot_cookbook.core import CookbookError
+from groot_cookbook.episodes import Dataset, Normalizer
+from groot_cookbook.policy import Embodiment, GrootPolicy, PolicyConfig, Processor, build_policy, first_policy
+
+WORDS = "pick up the red block and place it in the left bin"
+
+
+def robot(tag="new_embodiment", dims=7) -> Embodiment:
+    parts = {"gripper": [dims - 1], "arm": list(range(dims - 1))}        # not in the order of the columns, on purpose
+    bounds = Normalizer("min_max", -np.arange(1.0, dims + 1), np.arange(1.0, dims + 1))
+    return Embodiment(tag, parts, parts, bounds, bounds)
+
+
+@pytest.fixture(scope="module")
+def policy() -> GrootPolicy: return build_policy(tiny_backbone(0), robot())
+
+
+@pytest.fixture(scope="module")
+def pictures() -> np.ndarray: return np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
+
+
+def seeded(n=0): return torch.Generator().manual_seed(n)
+
+
+# --- size and names ---------------------------------------------------------------------------------------------
+
+@pytest.fixture(scope="module")
+def full() -> GrootPolicy:
+    "The 3B model's shapes, without storage."
+    with torch.device("meta"): return GrootPolicy(PolicyConfig())
+
+
+def test_full_size_counts(full):
+    count = lambda *paths: sum(p.numel() for path in paths for p in full.get_submodule(path).parameters())
+    assert count("action_head.model") == 550_386_688
+    assert count("action_head.vl_self_attention") == 201_433_088
+    assert count("action_head.state_encoder", "action_head.action_encoder", "action_head.action_decoder") == 315_360_256
+    assert abs(count("backbone.eagle_model.vision_model") / 1e6 - 412.4) < 0.1
+    assert abs(count("backbone.eagle_model.language_model") / 1e6 - 914.7) < 0.1
+
+
+@pytest.mark.parametrize("key", """backbone.eagle_model.vision_model.vision_model.encoder.layers.26.mlp.fc1.weight
+backbone.eagle_model.language_model.model.layers.11.self_attn.q_norm.weight  backbone.eagle_model.mlp1.0.weight
+action_head.model.transformer_blocks.15.attn1.to_out.0.bias  action_head.model.transformer_blocks.0.norm1.linear.weight
+action_head.model.transformer_blocks.3.ff.net.0.proj.weight  action_head.model.transformer_blocks.3.ff.net.2.bias
+action_head.model.timestep_encoder.timestep_embedder.linear_2.weight  action_head.model.proj_out_1.weight
+action_head.state_encoder.layer1.W  action_head.action_encoder.W3.b  action_head.action_decoder.layer2.b  action_head.vlln.weight
+action_head.vl_self_attention.transformer_blocks.3.norm3.weight  action_head.future_tokens.weight  action_head.position_embedding.weight""".split())
+def test_upstream_names(full, key): assert key in full.state_dict()
+
+
+def test_interleaving(full):
+    blocks = full.action_head.model.transformer_blocks
+    assert [b.attn1.to_k.in_features for b in blocks] == [2048, 1536] * 8
+    assert "norm3.weight" not in blocks[0].state_dict()
+
+
+def test_config_round_trip(policy):
+    for config in (PolicyConfig(), policy.config): assert PolicyConfig.from_upstream(json.loads(json.dumps(config.to_upstream()))) == config
+    published = dict(backbone_cfg=dict(select_layer=12, project_to_dim=None, tune_llm=False, eagle_path="NVEagle/eagle"), action_head_cfg=dict(action_dim=32, tune_projector=True))
+    assert PolicyConfig.from_upstream(published) == PolicyConfig()
+
+
+def test_upstream_order_of_scale_and_shift(policy):
+    "A block's modulation is (scale, shift), the output's is stored (shift, scale): swap one and published weights make noise."
+    dit = policy.action_head.model
+    t = torch.tensor([250])
+    time, m = dit.timestep_encoder(t), dit.modulations(t)
+    assert torch.equal(m[0][0, 0], dit.transformer_blocks[0].norm1.linear(torch.nn.functional.silu(time))[0])
+    shift, scale = dit.proj_out_1(torch.nn.functional.silu(time)).chunk(2, -1)
+    assert torch.allclose(m[-1][0, 0], torch.cat((scale, shift), -1)[0])
+
+
+# --- backbone ---------------------------------------------------------------------------------------------------
+
+def test_language_is_per_row(policy, pictures):
+    texts = [WORDS, WORDS.replace("red", "blue"), "open the drawer"]
+    run = lambda p, t: (lambda x: policy.encode(x["pixel_values"], x["input_ids"], x["attention_mask"]))(policy.processor(p, t, np.zeros((len(t), 7)), "new_embodiment"))
+    with torch.no_grad():
+        together = run(pictures[[0, 0, 0]], texts)
+        for i, text in enumerate(texts):
+            alone = run(pictures[:1], [text])
+            assert torch.allclose(together[i, : alone.shape[1]], alone[0], atol=1e-4)
+    assert (together[0, 64:] - together[1, 64:]).abs().max() > 0.1
+    assert torch.allclose(together[0, :64], together[1, :64], atol=1e-5)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.text(max_size=30))
+def test_any_text_is_kept(text):
+    tokenizer = tiny_tokenizer()
+    for special in ("<image>", "<pad>", "<end>", "<loc"): text = text.replace(special, "")
+    assert tokenizer.decode(tokenizer(text).input_ids, skip_special_tokens=True).strip() == text.strip()
+
+
+def test_image_token_in_an_instruction(policy, pictures):
+    x = policy.processor(pictures[:1], ["the <image> block"], np.zeros((1, 7)), "new_embodiment")
+    assert (x["input_ids"] == policy.config.backbone.image_token_index).sum() == 64
+
+
+@pytest.mark.parametrize("size", [(64, 64), (48, 96), (256, 256)])
+def test_pixels(size):
+    x = pixels(torch.full((2, 1, *size, 3), 255, dtype=torch.uint8), 64)
+    assert x.shape == (2, 3, 64, 64) and torch.allclose(x, torch.ones(()))
+    with pytest.raises(CookbookError, match="uint8"): pixels(torch.zeros(1, 1, *size, 3), 64)
+
+
+def test_two_views(policy, pictures):
+    x = policy.processor(pictures[None, :2], [WORDS], np.zeros((1, 7)), "new_embodiment")
+    with torch.no_grad(): features = policy.encode(x["pixel_values"], x["input_ids"], x["attention_mask"])
+    assert x["pixel_values"].shape[0] == 2 and features.shape[1] == 2 * 64 + 12
+
+
+# --- head -------------------------------------------------------------------------------------------------------
+
+def test_chunk_equals_plain_loop(policy):
+    g = seeded()
+    features, state, x = torch.randn(2, 70, 128, generator=g), torch.randn(2, 64, generator=g), policy.noise(2, g)
+    mask, slots, plain = torch.arange(70) < torch.tensor([[70], [66]]), torch.tensor([31, 30]), None
+    with torch.no_grad():
+        chunk, plain = policy.act(features, mask, state, slots, x), x
+        for t in (0, 250, 500, 750): plain = plain + policy.denoise_step(features, mask, state, slots, plain, torch.full((2,), t)) / 4
+    assert torch.allclose(chunk, plain, atol=1e-5)
+
+
+def test_padding_is_not_seen_unless_upstream_compatible(policy):
+    g = seeded()
+    features, state, noise = torch.randn(1, 70, 128, generator=g), torch.zeros(1, 64), policy.noise(1, g)
+    mask = (torch.arange(70) < 66)[None]
+    loud = torch.where(mask[..., None], features, 50 * torch.randn(features.shape, generator=g))
+    head = ActionHead(policy.config.action_head, upstream_compatible=True).eval()
+    head.load_state_dict(policy.action_head.state_dict())
+    with torch.no_grad():
+        ours = [policy.act(f, mask, state, torch.tensor([31]), noise) for f in (features, loud)]
+        theirs = [head(f, mask, state, torch.tensor([31]), noise) for f in (features, loud)]
+    assert torch.allclose(*ours, atol=1e-5) and not torch.allclose(*theirs, atol=1e-3)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=8))
+def test_robots_do_not_mix(slots):
+    layer, x, robots = CategoryLinear(6, 3, 4), torch.randn(len(slots), 2, 3, generator=seeded(1)), torch.tensor(slots)
+    wanted = torch.stack([x[i] @ layer.W[s] + layer.b[s] for i, s in enumerate(slots)])
+    assert torch.allclose(layer(x, robots), wanted, atol=1e-6)
+
+
+def test_flow_times():
+    t = flow_time(ActionHeadConfig(), 50_000, seeded())
+    assert abs(t.mean() - 0.3994) < 0.005 and t.max() <= 1 and t.min() > -0.002
+    u = 0.999 * (1 - t)
+    assert abs(u.quantile(0.5) - 0.5 ** (1 / 1.5)) < 0.01          # the median of Beta(1.5, 1)
+    with pytest.raises(CookbookError): flow_time(ActionHeadConfig(noise_beta_beta=2.0), 1)
+
+
+def test_sampler_integrates_an_exact_field(policy, monkeypatch):
+    "With the velocity of a straight line, four Euler steps land on the data: sign and time run the right way."
+    data, noise = torch.ones(1, 16, 32), torch.randn(1, 16, 32, generator=seeded())
+    seen = []
+    def field(kv, mask, state, x, t, *_, **__): seen.append(int(t[0])); return (data - x) / (1 - t[0] / 1000), None
+    monkeypatch.setattr(policy.action_head, "velocity", field)
+    assert torch.allclose(policy.act(torch.zeros(1, 65, 128), None, torch.zeros(1, 64), torch.tensor([31]), noise), data, atol=1e-5)
+    assert seen == [0, 250, 500, 750]
+
+
+# --- processor --------------------------------------------------------------------------------------------------
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 4), st.integers(0, 10_000))
+def test_actions_round_trip(rows, seed):
+    processor = Processor(BackboneConfig(), None, {"new_embodiment": robot()})
+    raw = np.random.default_rng(seed).uniform(-1, 1, (rows, 16, 7)) * np.arange(1, 8)
+    target, known = processor.target(raw, "new_embodiment")
+    assert target.shape == (rows, 16, 32) and known.sum() == rows * 16 * 7 and not target[..., 7:].any()
+    back = processor.actions(target, "new_embodiment")
+    assert np.allclose(back, raw[..., [6, 0, 1, 2, 3, 4, 5]], atol=1e-5)
+
+
+def test_dreams_never_show_their_state():
+    processor = Processor(BackboneConfig(), None, {t: robot(t) for t in ("new_embodiment", "dreams")})
+    raw = np.ones((2, 7))
+    assert processor.state(raw, "new_embodiment").abs().sum() > 0
+    assert processor.state(raw, "dreams").abs().sum() == 0 and processor.state(None, "dreams", 2).shape == (2, 64)
+
+
+@pytest.mark.parametrize("raw, said", [(np.full((1, 7), np.nan), "NaN"), (np.zeros((1, 3)), "has 3 numbers")])
+def test_bad_state(policy, raw, said):
+    with pytest.raises(CookbookError, match=said): policy.processor.state(raw, "new_embodiment")
+
+
+def test_too_many_dimensions():
+    processor = Processor(BackboneConfig(), None, {"new_embodiment": robot(dims=40)})
+    with pytest.raises(CookbookError, match="40 dimensions do not fit into 32"): processor.target(np.zeros((1, 16, 40)), "new_embodiment")
+
+
+def test_unknown_embodiment(policy, pictures):
+    with pytest.raises(CookbookError, match="does not know the embodiment 'gr1'"): policy.predict(pictures[:1], [WORDS], np.zeros((1, 7)), "gr1")
+    with pytest.raises(CookbookError, match="unknown embodiment 'h1'"): robot("h1")
+
+
+# --- disk -------------------------------------------------------------------------------------------------------
+
+def test_round_trip(policy, pictures, tmp_path):
+    policy.save_pretrained(tmp_path)
+    again = GrootPolicy.from_pretrained(tmp_path)
+    act = lambda p: p.predict(pictures, [WORDS] * 3, np.zeros((3, 7)), "new_embodiment", seeded())
+    assert np.array_equal(act(policy), act(again))
+    assert list(again.processor.embodiments["new_embodiment"].action) == ["gripper", "arm"]        # the order of the parts, not of the alphabet
+    assert max(f.stat().st_size for f in tmp_path.iterdir()) < 16e6
+    same = first_policy(tmp_path, robot())
+    assert torch.equal(same.action_head.future_tokens.weight, policy.action_head.future_tokens.weight)
+
+
+@pytest.mark.parametrize("break_it, said", [
+    (lambda t: t.pop("action_head.future_tokens.weight"), "1 missing"),
+    (lambda t: t.update({"action_head.extra": torch.zeros(1)}), "1 unexpected"),
+    (lambda t: t.update({"action_head.vlln.bias": torch.zeros(5)}), "of another shape"),
+])
+def test_strict_loading(policy, tmp_path, break_it, said):
+    from safetensors.torch import save_file
+    policy.save_pretrained(tmp_path)
+    tensors = {k: v.clone() for k, v in policy.state_dict().items() if "lm_head" not in k}
+    break_it(tensors)
+    for f in tmp_path.glob("model*"): f.unlink()
+    save_file(tensors, tmp_path / "model.safetensors")
+    with pytest.raises(CookbookError, match=said): GrootPolicy.from_pretrained(tmp_path)
+
+
+def test_unread_keys_are_welcome(policy, tmp_path):
+    "NVIDIA's files hold an output layer and a pooling head that nothing reads."
+    from safetensors.torch import save_file
+    policy.save_pretrained(tmp_path)
+    tensors = {k: v.clone() for k, v in policy.state_dict().items()} | {"backbone.eagle_model.vision_model.vision_model.head.probe": torch.zeros(1)}
+    for f in tmp_path.glob("model*"): f.unlink()
+    save_file(tensors, tmp_path / "model.safetensors")
+    GrootPolicy.from_pretrained(tmp_path)
+
+
+def test_damage_is_told(policy, tmp_path):
+    policy.save_pretrained(tmp_path)
+    shard = sorted(tmp_path.glob("model-*"))[0]
+    content = shard.read_bytes()
+    shard.write_bytes(content[:1000])
+    with pytest.raises(CookbookError, match="unreadable"): GrootPolicy.from_pretrained(tmp_path)
+    shard.unlink()
+    with pytest.raises(CookbookError, match="weights missing"): GrootPolicy.from_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "qwen3"}')
+    with pytest.raises(CookbookError, match="not a GR00T N1.5 checkpoint"): GrootPolicy.from_pretrained(tmp_path)
+
+
+def test_gr1(gr1):
+    body = Embodiment.of(Dataset(gr1))
+    assert (body.tag, body.slot, len(body.action_columns)) == ("gr1", 24, 26)
+    assert list(body.action) == ["left_arm", "right_arm", "left_hand", "right_hand"] and body.action_columns[7] == 22
+    with pytest.raises(CookbookError, match="no part called tail"): Embodiment.of(Dataset(gr1), ["tail"])
