@@ -161,7 +161,7 @@ class CategoryLinear(nn.Module):
     "A linear layer with one weight per robot."
     def __init__(self, categories: int, dim_in: int, dim_out: int):
         super().__init__()
-        self.W = nn.Parameter(0.02 * torch.randn(categories, dim_in, dim_out))
+        self.W = nn.Parameter(dim_in**-0.5 * torch.randn(categories, dim_in, dim_out))     # upstream's 0.02 fits its widths only
         self.b = nn.Parameter(torch.zeros(categories, dim_out))
 
     def forward(self, x: Tensor, robot: Tensor) -> Tensor: # (B, N, in), (B,) -> (B, N, out)

@@ -23,8 +23,8 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import WanResample, WanRMS
 
 # %% auto #0
 __all__ = ['PHASES', 'Clips', 'read_clips', 'make_clips', 'tiny_vae', 'encode_clip', 'decode_clip', 'to_video', 'to_frames',
-           'weights', 'reconstruction_loss', 'Trainer', 'resume', 'averaged', 'start_clips', 'draw', 'lean_norm',
-           'vae_step', 'reconstruct', 'measure', 'register_latents', 'to_latents', 'write_card']
+           'weights', 'reconstruction_loss', 'Trainer', 'resume', 'averaged', 'start_clips', 'recolour', 'draw',
+           'lean_norm', 'vae_step', 'reconstruct', 'measure', 'register_latents', 'to_latents', 'write_card']
 
 # %% ../nbs/train/90_tiny_vae.ipynb #c007
 @dataclass
@@ -128,9 +128,10 @@ def weights(
 
 
 def reconstruction_loss(made: Tensor, video: Tensor, weight: Tensor) -> Tensor:
-    "Weighted L1 on pixels and on their differences in space and in time."
+    "Weighted L1 on pixels, on their colour apart from their brightness, and on differences in space and in time."
     error = made - video
-    loss = (weight * error.abs()).mean() + .5 * (weight * error.square()).mean()
+    colour = error - error.mean(1, keepdim=True)
+    loss = (weight * error.abs()).mean() + .5 * (weight * error.square()).mean() + (weight * colour.abs()).mean()
     for axis in (2, 3, 4):
         if error.shape[axis] > 1: loss = loss + .5 * (weight.narrow(axis, 1, error.shape[axis] - 1) * error.diff(dim=axis).abs()).mean()
     return loss
@@ -201,7 +202,7 @@ def averaged(trainer: Trainer) -> nn.Module:
     return trainer.model
 
 # %% ../nbs/train/90_tiny_vae.ipynb #c024
-PHASES = ((.42, 1, 16), (.52, 5, 4), (.70, 17, 2), (1., 57, 1))   # until this part of the budget: frames, batch
+PHASES = ((.30, 1, 16), (.36, 5, 4), (.60, 17, 2), (1., 57, 1))   # until this part of the budget: frames, batch
 
 
 @torch.no_grad()
@@ -216,12 +217,21 @@ def start_clips(vae: AutoencoderKLWan, shrink: float = .02) -> None:
                 module.bias.zero_()
 
 
+def recolour(frames: np.ndarray, moment: np.ndarray, rng: np.random.Generator) -> None:
+    "Exchange the colour channels of some clips and scale them, in place: every colour becomes as common as grey."
+    for clip in range(len(frames)):
+        if rng.random() < .4: continue
+        channels, gain = rng.permutation(3), rng.uniform(.7, 1.15, 3)
+        for a in (frames, moment): a[clip] = (a[clip][..., channels] * gain).clip(0, 255).astype(np.uint8)
+
+
 def draw(clips: Clips, frames: int, batch: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
     "A batch of clips cut to `frames`, and another moment of each."
     which, length = rng.integers(len(clips), size=batch), clips.frames.shape[1]
     start = rng.integers(length - min(frames, length) + 1, size=batch)
     cut = np.stack([clips.frames[i, s:s + frames] for i, s in zip(which, start)])
     moment = np.stack([clips.frames[i, t][None] for i, t in zip(which, rng.integers(length, size=batch))])
+    if frames < length: recolour(cut, moment, rng)
     layout = torch.channels_last_3d
     return to_video(cut).contiguous(memory_format=layout), to_video(moment)
 

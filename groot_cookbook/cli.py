@@ -15,7 +15,7 @@ EPILOG = """examples:
   groot-cookbook params 03                            what chapter 03 can be told
 
 exit codes: 0 done, 1 something to mend (said in one sentence), 2 wrong usage, 130 stopped with Ctrl-C"""
-GATED = {"nvidia/Cosmos-Predict2.5-2B": "dreaming", "nvidia/Cosmos-Reason1-7B": "critic and text encoder", "nvidia/GR00T-N1.5-3B": "policy"}
+GUARDRAIL = {"nvidia/Cosmos-1.0-Guardrail": "", "Qwen/Qwen3Guard-Gen-0.6B": ""}      # what cosmos-guardrail downloads, without which NVIDIA's dreamers do not load
 
 
 def parser() -> argparse.ArgumentParser:
@@ -162,7 +162,7 @@ def examine() -> dict:
             "packages": off or "as pinned", "access": access,
             "verdict": [f"smoke: {'yes' if able else 'no'} (needs the pinned packages, 6 GB of memory, 2 GB of disk)", f"laptop: {'yes' if able else 'no'} (the same, and patience below two cores)",
                         f"gpu: {'yes' if able and gpus else 'no'} (needs a CUDA device)",
-                        f"real: {'yes' if able and gpus and not any('no' in a.split(': ')[-1] for a in access) else 'no'} (a CUDA device, the [real] extra, and the checkpoints above)"]}
+                        f"real: {'yes' if able and gpus and not any(': no' in a for a in access[1:]) else 'no'} (a CUDA device, the [real] extra, and the checkpoints above)"]}
 
 
 def _memory_gb() -> float:
@@ -192,9 +192,10 @@ def _access() -> list[str]:
     try: from huggingface_hub import get_token, try_to_load_from_cache
     except ImportError: return ["huggingface-hub: no"]
     lines = [f"hub token: {'yes' if get_token() else 'no (huggingface.co/settings/tokens, then: hf auth login)'}"]
-    for name, use in GATED.items():
-        here = any(isinstance(try_to_load_from_cache(name, f), str) for f in ("config.json", "model_index.json"))
-        lines.append(f"{name} ({use}): {'yes' if here else f'no (accept the licence at huggingface.co/{name}, then: hf download {name})'}")
+    named = [v for block in runner.read_profile("real").values() for v in block.values() if isinstance(v, str) and re.fullmatch(r"[\w-]+/[\w.-]+(@.+)?", v)]
+    for repo, revision in {**dict(n.partition("@")[::2] for n in named), **GUARDRAIL}.items():
+        here = any(isinstance(try_to_load_from_cache(repo, f, revision=revision or None), str) for f in ("config.json", "model_index.json", "README.md"))
+        lines.append(f"{repo}: " + ("yes" if here else f"no (accept the licence at huggingface.co/{repo}, then: hf download {repo}{f' --revision {revision}' if revision else ''})"))
     return lines
 
 

@@ -36,8 +36,8 @@ def pairs(episode: Episode, gap: int = 1): # (first frames, frames `gap` later, 
 @dataclass
 class IDMConfig:
     "Everything that is needed to rebuild an inverse dynamics model and to refuse what it was not made for."
-    low: list[float]                   # smallest action seen, per dimension
-    high: list[float]                  # largest
+    low: list[float]                   # all but one action in a thousand lie above, per dimension
+    high: list[float]                  # and below
     fps: float                         # frames a second of the clips it reads
     gap: int = 1                       # frames between the two it looks at; 1: one-step form, 16: upstream's
     head: str = "regression"           # or "flow": flow matching with upstream's conventions
@@ -84,11 +84,12 @@ def configure(
         raise CookbookError(f"clips at {rates} frames a second", "episodes", "Resample them to one rate: an action is what happens between two frames")
     actions = np.concatenate([e.actions for e in episodes])
     if not np.isfinite(actions).all(): raise CookbookError("NaN or infinite actions", "episodes", "Run the validator of 01_episodes on this dataset")
-    range_ = Normalizer.fit(actions)
-    place = np.abs(range_.normalize(actions))
-    binary = [i for i in np.flatnonzero(range_.high > range_.low).tolist() if (place[:, i] > .9).mean() > .99]
+    low, high = np.quantile(actions, [.001, .999], axis=0)        # one wild command must not squeeze all others into a corner
+    low, high = np.where(high - low > 1e-3, [low, high], actions.mean(0))     # less than a thousandth is noise about one value
+    place = np.abs(Normalizer("min_max", low, high).normalize(actions))
+    binary = [i for i in np.flatnonzero(high > low).tolist() if (place[:, i] > .9).mean() > .99]
     keys = {k: [s.start, s.stop] for k, s in modality.action.items()} if modality else {}
-    return IDMConfig(range_.low.tolist(), range_.high.tolist(), rates[0], binary=binary, keys=keys, **settings)
+    return IDMConfig(low.tolist(), high.tolist(), rates[0], binary=binary, keys=keys, **settings)
 
 # %% ../nbs/03_idm.ipynb #c019
 class Trunk(nn.Module):
@@ -262,7 +263,7 @@ class Pool:
             if (width := e.actions.shape[1]) != config.action_dim:
                 raise CookbookError(f"{width} actions for an IDM of {config.action_dim}", "idm", "Train an IDM for this robot")
             frames.append(prepare(e.frames, config.image_size))
-            actions.append(torch.from_numpy(config.normalizer.normalize(e.actions)))
+            actions.append(torch.from_numpy(config.normalizer.normalize(e.actions).clip(-1.5, 1.5)))
             starts.append(at + np.arange(e.length - config.gap))     # the padding row is never a target: it lies behind the last window
             at += e.length
         if not frames: raise CookbookError("no episodes to learn from", "idm", "Give at least two labelled clips")

@@ -25,7 +25,7 @@ class VideoWriter:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path, self.frames, self.bytes, self.rate = path, 0, 0, Fraction(fps).limit_denominator(1001)
         self.container = av.open(str(path), "w", options={"fflags": "+bitexact"})
-        crf = "10" if min(height, width) < 128 else "18"             # a block of six pixels does not survive the usual 23
+        crf = "10" if min(height, width) < 128 else "18"             # the usual 23 smears what moves in a small image
         self.stream = self.container.add_stream("libx264", rate=self.rate, options={"crf": crf, "g": "2", "bf": "0", "preset": "veryfast", "threads": "1"})
         self.stream.width, self.stream.height = width, height
         self.stream.pix_fmt = "yuv444p" if height % 2 or width % 2 else "yuv420p"     # halved colour planes need even sides

@@ -13,7 +13,7 @@ OPENING = "# {title}\n\n> *A promise.*\n\n| Needs | Makes | On a laptop | Full p
 FIRST = [("parameters", 'run = "runs/smoke"  # run folder\nseed = 0  # of the numbers\nrate = 0.5  # a float\nname = ""  # a folder\nfail = ""  # how to fail\npause = 0.0  # seconds'),
          ("", "import os, time, random\nfrom pathlib import Path\nfrom groot_cookbook import core\nrun = core.run_folder(run)"),
          ("", "if fail == 'sentence': raise core.CookbookError('a wart', 'meta/info.json', 'Remove it')\nif fail == 'plain': 1 / 0\nif fail == 'die': os._exit(9)\ntime.sleep(pause)"),
-         ("", "import matplotlib.pyplot as plt\nfig, ax = plt.subplots(); ax.plot([1, 2]); core.show(fig, alt='A rising line & more')"),
+         ("", "from IPython.display import display\ndisplay({'image/png': 'iVBORw0KGgo='}, raw=True, metadata={'image/png': {'alt': 'A rising line & more'}})"),
          ("", "with core.hand_over(run, '00_first', dict(seed=seed, rate=rate)) as part:\n    for i in range(20):\n        (part / f'{i}.txt').write_text(str(random.Random(seed + i).random())); time.sleep(pause / 20)\n"
               "    core.write_json(part / 'report.json', {'mean': 0.25, 'per': {'joint': 1}})\n    if fail == 'disk': raise OSError(28, 'No space left on device', str(part))"),
          ("", "if fail == 'late': raise ValueError('after the hand-over')")]
