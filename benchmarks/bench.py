@@ -1,7 +1,7 @@
 """Measure speed and memory on this machine: `make bench`, or python benchmarks/bench.py [--only NAME ...] [--out FOLDER] [--threads N]
 
-Each benchmark writes FOLDER/NAME.json with raw samples, the command, commit, hardware, date and the target it is held to. A target missed is reported, not an error:
-a machine may be busy. What cannot run (a checkpoint that is not there) says so and makes the exit status 1.
+Each benchmark writes FOLDER/NAME.json with raw samples, the command, commit, hardware, date and the target it is held to. A target missed
+is reported, not an error: a machine may be busy. What cannot run (a checkpoint that is not there) says so and makes the exit status 1.
 """
 from __future__ import annotations
 
@@ -77,7 +77,8 @@ def policy_latency() -> dict:
         graph = export_policy(policy, x, robot.slot)["policy"]
     session, env = open_session(graph, torch.get_num_threads()), Workspace()
     takes = [i.name for i in session.get_inputs()]
-    engines = {"torch eager": lambda x: answers(policy, x, robot.slot)["actions"], "ONNX Runtime": lambda x: session.run(None, {k: x[k] for k in takes})[0]}
+    engines = {"torch eager": lambda x: answers(policy, x, robot.slot)["actions"],
+               "ONNX Runtime": lambda x: session.run(None, {k: x[k] for k in takes})[0]}
     _, info = env.reset(seed=seeds("evaluation", 1)[0])
     found = latency(policy, engines, lambda: tuple(env.observe().values()), info["instruction"], robot.tag, x["input_ids"].shape[1], n=50)
     rows = [t.summary() for t in found]
@@ -120,8 +121,9 @@ def run(name: str, out: Path, threads: int) -> bool:
     except (core.CookbookError, ImportError) as e:
         print(f"{name:16} left out: {e}")
         return False
-    about = {"name": name, "what": BENCHMARKS[name].__doc__, "command": f"python benchmarks/bench.py --only {name} --threads {threads}", "commit": commit(), "hardware": hardware(threads),
-             "date": datetime.date.today().isoformat(), "versions": {p: core._version(p) for p in core.VERSIONED if core._version(p)}, "load_average_before": round(load, 1),
+    about = {"name": name, "what": BENCHMARKS[name].__doc__, "command": f"python benchmarks/bench.py --only {name} --threads {threads}",
+             "commit": commit(), "hardware": hardware(threads), "date": datetime.date.today().isoformat(), "load_average_before": round(load, 1),
+             "versions": {p: core._version(p) for p in core.VERSIONED if core._version(p)},
              "seconds": round(time.perf_counter() - started, 1), "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024}
     core.write_json(out / f"{name}.json", about | found)
     for row in found["rows"]: print(f"{name:16} {row['backend']:13} {row['scope']:11} p50 {row['p50']:9.2f} ms   p99 {row['p99']:9.2f} ms")

@@ -57,8 +57,10 @@ class BackboneConfig:
     def from_upstream(cls, cfg: dict) -> "BackboneConfig":
         "Read `backbone_cfg`; upstream keeps Eagle's settings outside the checkpoint, so without them they are the 3B model's."
         eagle = cfg.get("eagle_cfg", {})
-        names = dict(vision="vision_config", text="text_config", image_token_index="image_token_index", template="template", image_token="image_token")
-        return cls(select_layer=cfg.get("select_layer", 12), project_to_dim=cfg.get("project_to_dim"), **{k: eagle[v] for k, v in names.items() if v in eagle})
+        names = dict(vision="vision_config", text="text_config", image_token_index="image_token_index", template="template",
+                     image_token="image_token")
+        return cls(select_layer=cfg.get("select_layer", 12), project_to_dim=cfg.get("project_to_dim"),
+                   **{k: eagle[v] for k, v in names.items() if v in eagle})
 
 # %% ../nbs/05a_backbone.ipynb #c010
 class EagleModel(nn.Module):
@@ -115,7 +117,8 @@ class Backbone(nn.Module):
         images = torch.as_tensor(images)
         images = images[:, None] if images.ndim == 4 else images
         if self.tokenizer is None: raise CookbookError("this backbone has no tokenizer", do="Put tokenizer.json beside config.json")
-        if len(texts) != len(images): raise CookbookError(f"{len(images)} rows of images but {len(texts)} instructions", do="Give one instruction per row")
+        if len(texts) != len(images):
+            raise CookbookError(f"{len(images)} rows of images but {len(texts)} instructions", do="Give one instruction per row")
         ids, mask = tokens(self.tokenizer, texts, images.shape[1] * self.config.tokens_per_view, self.config, length)
         device = self.eagle_model.mlp1[0].weight.device
         return dict(pixel_values=pixels(images.to(device), self.config.image_size), input_ids=ids.to(device), attention_mask=mask.to(device))
@@ -212,14 +215,15 @@ def load_weights(model: nn.Module, folder: str | Path) -> nn.Module:
                 "of another shape": sorted(k for k in own.keys() & have.keys() if own[k].shape != have[k].shape)}
     if any(problems.values()):
         told = "; ".join(f"{len(v)} {k} (first: {', '.join(v[:3])})" for k, v in problems.items() if v)
-        raise CookbookError(f"the weights are of another architecture than config.json: {told}", folder, "Use the config.json that came with the weights")
+        raise CookbookError(f"the weights are of another architecture than config.json: {told}", folder,
+                            "Use the config.json that came with the weights")
     model.load_state_dict(have, strict=False)
     return model
 
 # %% ../nbs/05a_backbone.ipynb #c019
-WORDS = """pick up the red green blue yellow block and place it in the left right bin put move grasp lift drop push open close gripper arm robot hand table
-where is are what which colour color does hold holding held holds empty nothing on of to from at a an yes no near far above below behind front next between
-object instruction done not was were closed first last number many how see there point locate find target fig pear cup plate basket drawer cube bowl
+WORDS = """pick up the red green blue yellow block and place it in the left right bin put move grasp lift drop push open close gripper arm
+robot hand table where is are what which colour color does hold holding held holds empty nothing on of to from at a an yes no near far above below
+behind front next between object instruction done not was were closed first last number many how see there point locate find target fig pear cup plate basket drawer cube bowl
 from cloth kitchen box bottle can apple sim real image frame now then will future""".split()
 SPECIAL = ["<pad>", "<image>", "<end>"] + [f"<loc{i:02}>" for i in range(64)]
 

@@ -23,7 +23,7 @@ from .policy import GrootPolicy, PolicyConfig
 # %% auto #0
 __all__ = ['PREFIXES', 'BYTES', 'STEPS', 'DEVICES', 'FORM', 'Latency', 'measure', 'latency', 'results', 'Deadlines', 'drive',
            'Op', 'Tally', 'Work', 'workload', 'Device', 'times_ms', 'floor_ms', 'predict_ms', 'Row', 'published',
-           'fit_reading', 'chunk_ms', 'ingest']
+           'fit_reading', 'chunk_ms', 'ingest', 'believe']
 
 # %% ../nbs/09_benchmark.ipynb #c009
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Latency:
 
     def __post_init__(self):
         if not self.samples_ms or not all(math.isfinite(s) and s >= 0 for s in self.samples_ms):
-            raise CookbookError("a latency needs at least one finite, non-negative sample", f"{self.backend}, {self.scope}", "Look at the clock that gave them")
+            raise CookbookError("a latency needs finite, non-negative samples", f"{self.backend}, {self.scope}", "Look at the clock that gave them")
 
     def percentile(self, q: float) -> float: return float(np.percentile(self.samples_ms, q))
 
@@ -44,7 +44,8 @@ class Latency:
         return {"backend": self.backend, "scope": self.scope, "n": len(self.samples_ms), "mean": float(np.mean(self.samples_ms)),
                 **{f"p{q}": self.percentile(q) for q in (50, 90, 99)}, "samples_ms": [round(s, 4) for s in self.samples_ms]}
 
-    def __repr__(self): return f"{self.backend}, {self.scope}: {self.percentile(50):.1f} ms (p99 {self.percentile(99):.1f}, {len(self.samples_ms)} samples)"
+    def __repr__(self):
+        return f"{self.backend}, {self.scope}: {self.percentile(50):.1f} ms (p99 {self.percentile(99):.1f}, {len(self.samples_ms)} samples)"
 
 # %% ../nbs/09_benchmark.ipynb #c012
 def measure(
@@ -98,7 +99,8 @@ def latency(
 def results(name: str) -> dict: # file stem in data/results
     "A measurement of this project, with the command, commit, hardware and date it was made by."
     path = data_dir() / "results" / f"{name}.json"
-    if not path.is_file(): raise CookbookError(f"no result called {name!r}", path, f"Measure it: python benchmarks/bench.py --only {name}, or make bench for all")
+    if not path.is_file():
+        raise CookbookError(f"no result called {name!r}", path, f"Measure it: python benchmarks/bench.py --only {name}, or make bench for all")
     try: return json.loads(path.read_text())
     except ValueError as e: raise CookbookError(f"not readable ({e})", path, "Measure it again: make bench") from e
 
@@ -124,7 +126,8 @@ def drive(
     ticks: int = 900,                     # after the first chunk arrived
 ) -> Deadlines:
     "Think while acting: a look every `replan` ticks (as soon as the last plan is done), its chunk played from the tick it arrives."
-    if not 1 <= replan <= chunk: raise CookbookError(f"replanning every {replan} ticks cannot work with chunks of {chunk}", "drive", f"Choose 1 to {chunk}")
+    if not 1 <= replan <= chunk:
+        raise CookbookError(f"replanning every {replan} ticks cannot work with chunks of {chunk}", "drive", f"Choose 1 to {chunk}")
     tick, ages, arrivals, looked, done = 1e3 / hz, [], [], -replan, 0.0
     now, start = 0, None
     while start is None or now < start + ticks:
@@ -136,7 +139,8 @@ def drive(
         if start is not None: ages.append(now - playing)
         now += 1
     kept = [a * tick for a in ages if a < chunk]
-    return Deadlines(ticks, sum(a >= chunk for a in ages), len(arrivals), float(np.mean(kept)) if kept else math.inf, max(kept, default=math.inf))
+    mean = float(np.mean(kept)) if kept else math.inf
+    return Deadlines(ticks, sum(a >= chunk for a in ages), len(arrivals), mean, max(kept, default=math.inf))
 
 # %% ../nbs/09_benchmark.ipynb #c030
 @dataclass(frozen=True)
@@ -152,7 +156,8 @@ class Tally(TorchDispatchMode):
     "Counts the products that run under it; a product belongs to the part whose weight it reads, one without weights to the part before it."
     def __init__(self, model: nn.Module, parts: dict[str, str]):   # prefix of parameter names -> part
         super().__init__()
-        self.parts = {p.untyped_storage()._cdata: next((part for prefix, part in parts.items() if n.startswith(prefix)), "rest") for n, p in model.named_parameters()}
+        part_of = lambda name: next((part for prefix, part in parts.items() if name.startswith(prefix)), "rest")
+        self.parts = {p.untyped_storage()._cdata: part_of(n) for n, p in model.named_parameters()}
         self.ops: list[Op] = []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
@@ -168,8 +173,9 @@ class Tally(TorchDispatchMode):
         return out
 
 # %% ../nbs/09_benchmark.ipynb #c034
-PREFIXES = {"backbone.eagle_model.vision_model": "vit", "backbone.": "llm", "action_head.vl_self_attention": "adapter", "action_head.model": "dit_step",
-            "action_head.state_encoder": "state_encoder", "action_head.action_encoder": "action_encoder", "action_head.action_decoder": "action_decoder"}
+PREFIXES = {"backbone.eagle_model.vision_model": "vit", "backbone.": "llm",
+            "action_head.vl_self_attention": "adapter", "action_head.model": "dit_step", "action_head.state_encoder": "state_encoder",
+            "action_head.action_encoder": "action_encoder", "action_head.action_decoder": "action_decoder"}
 
 
 @dataclass(frozen=True)
@@ -191,9 +197,10 @@ def workload(config: PolicyConfig | None = None, views: int = 1, words: int = 40
         mask, one = torch.ones(1, length, dtype=torch.long), torch.zeros(1, dtype=torch.long)
         with Tally(model, PREFIXES) as tally:
             features = model.encode(torch.zeros(views, 3, size, size), mask, mask)
-            model.denoise_step(features, mask, torch.zeros(1, head.max_state_dim), one, torch.zeros(1, head.action_horizon, head.action_dim), one)
-    total = lambda part, what: sum(getattr(op, what) for op in tally.ops if op.part == part)
-    return {part: Work(part, total(part, "flops") / 1e9, total(part, "weights") / 1e6, total(part, "activations") / 1e6) for part in dict.fromkeys(PREFIXES.values())}
+            state, actions = torch.zeros(1, head.max_state_dim), torch.zeros(1, head.action_horizon, head.action_dim)
+            model.denoise_step(features, mask, state, one, actions, one)
+    total = lambda part, what, unit: round(sum(getattr(op, what) for op in tally.ops if op.part == part) / unit, 3)
+    return {part: Work(part, total(part, "flops", 1e9), total(part, "weights", 1e6), total(part, "activations", 1e6)) for part in PREFIXES.values()}
 
 # %% ../nbs/09_benchmark.ipynb #c037
 BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "fp8": 1, "nvfp4": 0.5 + 1 / 16}     # of a weight; NVFP4 shares one byte of scale among 16
@@ -210,7 +217,8 @@ class Device:
 
 
 DEVICES = {d.name: d for d in (
-    Device("Thor", 273, {"bf16": 258.5, "fp16": 258.5, "fp8": 517, "nvfp4": 1035}, "Jetson T5000 datasheet (1,035 dense FP4, 517 dense FP8), quoted in NVIDIA/TensorRT issue 4590; FP16 is half of FP8"),
+    Device("Thor", 273, {"bf16": 258.5, "fp16": 258.5, "fp8": 517, "nvfp4": 1035},
+           "Jetson T5000 datasheet (1,035 dense FP4, 517 dense FP8), quoted in NVIDIA/TensorRT issue 4590; FP16 is half of FP8"),
     Device("Orin", 204.8, {"bf16": 42.5, "fp16": 42.5}, "Jetson AGX Orin Series technical brief: 64 GB module, GPU alone, 170 sparse INT8 TOPS"),
     Device("H100", 3350, {"bf16": 989, "fp16": 989, "fp8": 1979}, "NVIDIA H100 SXM datasheet, dense"),
     Device("H200", 4800, {"bf16": 989, "fp16": 989, "fp8": 1979}, "NVIDIA H200 SXM datasheet, dense"))}
@@ -278,16 +286,25 @@ def ingest(path: str | Path) -> list[Row]: # JSON written by the bundle's bench.
     try: found = json.loads(path.read_text())
     except OSError as e: raise CookbookError(e.strerror or "cannot be read", path, "Give the file that bench.py wrote") from e
     except ValueError as e: raise CookbookError(f"not JSON ({e})", path, again) from e
-    if not isinstance(found, dict) or found.get("form") != FORM: raise CookbookError("not written by the bundle's bench.py", path, f"Its 'form' must be {FORM!r}")
+    if not isinstance(found, dict) or found.get("form") != FORM:
+        raise CookbookError("not written by the bundle's bench.py", path, f"Its 'form' must be {FORM!r}")
     try:
-        source = f"{path.name}, {found['date']}, {found['hardware']['power_mode'] or 'power mode not recorded'}".replace("\n", " ")
-        rows = [(Row(found["model"], found["hardware"]["board"] or found["device"], f"{found['backend']} ({r['scope']})", r["precision"], r["part"], float(r["p50"]), None, source),
-                 float(r["cosine"]), bool(r["passed"]), r.get("fallback", False)) for r in found["rows"]]
+        mode, board = found["hardware"]["power_mode"] or "power mode not recorded", found["hardware"]["board"] or found["device"]
+        about = dict(model=found["model"], device=board, views=None, source=f"{path.name}, {found['date']}, {mode}".replace("\n", " "))
+        new = lambda r: Row(mode=f"{found['backend']} ({r['scope']})", precision=r["precision"], part=r["part"], ms=float(r["p50"]), **about)
+        rows = [new(r) for r in found["rows"]]
+        verdicts = [(float(r["cosine"]), bool(r["passed"]), bool(r.get("fallback"))) for r in found["rows"]]
     except (KeyError, TypeError, ValueError) as e: raise CookbookError(f"a field is missing or of the wrong kind ({e!r})", path, again) from e
     if not rows: raise CookbookError("no rows", path, again)
-    for row, cosine, passed, fallback in rows:
-        where = f"{path}, {row.part} in {row.precision}"
-        if not (math.isfinite(row.ms) and row.ms > 0): raise CookbookError(f"a latency of {row.ms} ms", where, again)
-        if fallback: raise CookbookError(f"the engine was not built in {row.precision}", where, "Look at engines/*.layers.json and build from the graph whose types are explicit")
-        if not passed or not math.isfinite(cosine): raise CookbookError(f"the engine answers something else (cosine {cosine:.4f}), so its speed means nothing", where, "Find the layer that differs first")
-    return [row for row, *_ in rows]
+    for row, verdict in zip(rows, verdicts): believe(row, *verdict, where=f"{path}, {row.part} in {row.precision}")
+    return rows
+
+
+def believe(row: Row, cosine: float, passed: bool, fallback: bool, where: str) -> None:
+    "A speed counts only for an engine of the right precision that gives the right answer."
+    if not (math.isfinite(row.ms) and row.ms > 0): raise CookbookError(f"a latency of {row.ms} ms", where, "Run bench.py again")
+    if fallback:
+        raise CookbookError(f"the engine was not built in {row.precision}", where, "Look at engines/*.layers.json; the types belong into the graph")
+    if not passed or not math.isfinite(cosine):
+        answer = f"the engine answers something else (cosine {cosine:.4f}), so its speed means nothing"
+        raise CookbookError(answer, where, "Find the layer that differs first")

@@ -5,7 +5,7 @@ import argparse, json, os, re, shlex, shutil, signal, sys
 from importlib import metadata
 from pathlib import Path
 
-from . import __version__, runner
+from . import __version__, chapters, runner
 from .core import CookbookError
 
 EPILOG = """examples:
@@ -31,7 +31,7 @@ def parser() -> argparse.ArgumentParser:
         p.set_defaults(do=globals()[f"do_{name}"])
 
     command("run", "execute the chapters in order and write report.html",
-            ("--profile", dict(default="smoke", help=f"one of: {', '.join(runner.profiles())} (default: smoke)")), ("--out", dict(metavar="FOLDER", help="run folder (default: runs/PROFILE)")),
+            ("--profile", dict(default="smoke", help=f"one of: {', '.join(chapters.profiles())} (default: smoke)")), ("--out", dict(metavar="FOLDER", help="run folder (default: runs/PROFILE)")),
             ("--from", dict(dest="start", metavar="CHAPTER", help="begin with this chapter")), ("--only", dict(nargs="+", default=[], metavar="CHAPTER", help="these chapters and no others")),
             ("--dataset", dict(metavar="PATH", help="a LeRobot dataset in place of the workspace's teleoperation")),
             ("-p", dict(dest="sets", action="append", default=[], metavar="CHAPTER.name=value", help="set a parameter; may be repeated")),
@@ -88,7 +88,7 @@ def do_run(args) -> int:
 
 
 def do_list(args) -> int:
-    rows = [dict(name=c.name, title=c.title, promise=c.promise.replace("*", ""), makes=c.makes) for c in runner.chapters()]
+    rows = [dict(name=c.name, title=c.title, promise=c.promise.replace("*", ""), makes=c.makes) for c in chapters.chapters()]
     if args.json: print(json.dumps(rows))
     else:
         for r in rows: print(f"{r['name']:<20}{r['title']}")
@@ -96,8 +96,8 @@ def do_list(args) -> int:
 
 
 def do_params(args) -> int:
-    chapter = runner.pick(runner.chapters(), args.chapter)
-    blocks = {p: runner.read_profile(p).get(chapter.name, {}) for p in runner.profiles()}
+    chapter = chapters.pick(chapters.chapters(), args.chapter)
+    blocks = {p: chapters.read_profile(p).get(chapter.name, {}) for p in chapters.profiles()}
     rows = [dict(name=p.name, kind=p.kind, default=p.default, help=p.help, profiles={k: b[p.name] for k, b in blocks.items() if p.name in b}) for p in chapter.parameters().values()]
     if args.json: print(json.dumps(rows))
     else:
@@ -109,8 +109,8 @@ def do_params(args) -> int:
 
 def do_report(args) -> int:
     from . import report
-    runs = sorted((runner.ROOT / "runs").glob("*/run.json"), key=lambda p: p.stat().st_mtime)
-    if not args.out and not runs: raise CookbookError("no run yet", runner.ROOT / "runs", "groot-cookbook run")
+    runs = sorted((chapters.ROOT / "runs").glob("*/run.json"), key=lambda p: p.stat().st_mtime)
+    if not args.out and not runs: raise CookbookError("no run yet", chapters.ROOT / "runs", "groot-cookbook run")
     page = report.build(Path(args.out) if args.out else runs[-1].parent)
     print(json.dumps({"report": str(page)}) if args.json else f"The report is {_short(page)}")
     return 0
@@ -150,7 +150,7 @@ def do_doctor(args) -> int:
 def examine() -> dict:
     "What this machine has, and which profiles it can run."
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    memory, disk = _memory_gb(), shutil.disk_usage(runner.ROOT).free / 1e9
+    memory, disk = _memory_gb(), shutil.disk_usage(chapters.ROOT).free / 1e9
     off = _packages()
     try:
         import torch
@@ -175,7 +175,7 @@ def _memory_gb() -> float:
 def _packages() -> list[str]:
     "Requirements of the installed project that are missing, or differ from constraints.txt."
     plain = lambda name: re.sub(r"[-_.]+", "-", name).lower()
-    listed = runner.ROOT / "constraints.txt"
+    listed = chapters.ROOT / "constraints.txt"
     pins = {plain(n): v for n, _, v in (line.partition("==") for line in (listed.read_text().splitlines() if listed.is_file() else []))}
     found = []
     for requirement in metadata.requires("groot_cookbook") or []:
@@ -192,7 +192,7 @@ def _access() -> list[str]:
     try: from huggingface_hub import get_token, try_to_load_from_cache
     except ImportError: return ["huggingface-hub: no"]
     lines = [f"hub token: {'yes' if get_token() else 'no (huggingface.co/settings/tokens, then: hf auth login)'}"]
-    named = [v for block in runner.read_profile("real").values() for v in block.values() if isinstance(v, str) and re.fullmatch(r"[\w-]+/[\w.-]+(@.+)?", v)]
+    named = [v for block in chapters.read_profile("real").values() for v in block.values() if isinstance(v, str) and re.fullmatch(r"[\w-]+/[\w.-]+(@.+)?", v)]
     for repo, revision in {**dict(n.partition("@")[::2] for n in named), **GUARDRAIL}.items():
         here = any(isinstance(try_to_load_from_cache(repo, f, revision=revision or None), str) for f in ("config.json", "model_index.json", "README.md"))
         lines.append(f"{repo}: " + ("yes" if here else f"no (accept the licence at huggingface.co/{repo}, then: hf download {repo}{f' --revision {revision}' if revision else ''})"))

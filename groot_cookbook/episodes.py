@@ -154,6 +154,7 @@ def write_dataset(
     if path.exists() and not (path / "meta" / "info.json").is_file() and (path.is_file() or any(path.iterdir())):
         raise CookbookError("exists and is not a dataset", path, "Choose another folder: nothing but a dataset is ever replaced")
     part, old = path.with_name(f".{path.name}.part"), path.with_name(f".{path.name}.old")
+    if old.exists() and not path.exists(): old.rename(path)       # killed between the two renames below
     for leftover in (part, old): shutil.rmtree(leftover, ignore_errors=True)
     try:
         writer = WRITERS[version](part, robot_type, camera or (modality.video if modality else "front"), modality)

@@ -159,9 +159,10 @@ def compare(first: str, second: str, workspaces: str, a: Sequence[Trial], b: Seq
         raise CookbookError("the two conditions met different workspaces", "compare", "Evaluate both on the same scenes, in the same order")
     x, y = np.array([t.success for t in a]), np.array([t.success for t in b])
     gains = y.astype(float) - x
-    again = gains[np.random.default_rng(seed).integers(0, len(gains), (draws, len(gains)))].mean(1)
+    pool, gain = np.append(gains, [1, -1]), float(gains.mean())
+    again = pool[np.random.default_rng(seed).integers(0, len(pool), (draws, len(gains)))].mean(1)
     low, high = np.quantile(again, [.025, .975])
-    return Difference(first, second, workspaces, float(gains.mean()), float(low), float(high), int((x & ~y).sum()), int((y & ~x).sum()))
+    return Difference(first, second, workspaces, gain, float(min(low, gain)), float(max(high, gain)), int((x & ~y).sum()), int((y & ~x).sum()))
 
 # %% ../nbs/07_evaluation.ipynb #c024
 def _group(make: Callable[[], Actor], scenes: list[Scene], settings: dict) -> list[Trial]:

@@ -90,7 +90,8 @@ class Step(nn.Module):
         self.head, self.share = policy.action_head, share
         self.register_buffer("robot", torch.zeros(1, dtype=torch.long), persistent=False)
 
-    def forward(self, attention_mask: Tensor, state: Tensor, actions: Tensor, t: Tensor, keys_values: list[Tensor], modulations: list[Tensor]) -> Tensor:
+    def forward(self, attention_mask: Tensor, state: Tensor, actions: Tensor, t: Tensor,
+                keys_values: list[Tensor], modulations: list[Tensor]) -> Tensor:
         flat = iter(keys_values)
         pairs = [(next(flat), next(flat)) if crosses else None for crosses in self.head.model.crosses]
         return actions + self.head.velocity(pairs, attention_mask, state, actions, t, self.robot, modulations)[0] * self.share
@@ -110,7 +111,8 @@ def trace(
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
-            model = torch.onnx.export(module.eval(), args, dynamo=True, opset_version=opset, input_names=inputs, output_names=outputs, verbose=False).model_proto
+            options = dict(dynamo=True, opset_version=opset, input_names=inputs, output_names=outputs, verbose=False)
+            model = torch.onnx.export(module.eval(), args, **options).model_proto
     finally:
         for q, level in zip(quiet, levels): q.setLevel(level)
     graph = model.graph
@@ -119,7 +121,7 @@ def trace(
         item.doc_string = ""
     return model
 
-# %% ../nbs/08_thor_export.ipynb #c022
+# %% ../nbs/08_thor_export.ipynb #c021
 @torch.no_grad()
 def action_head_graph(policy: GrootPolicy, features: Tensor, x: dict[str, Tensor], steps: int, opset: int = 22) -> ModelProto: # settled policy
     "features, attention_mask, state, noise -> actions: the denoising loop unrolled, modulations baked in."
@@ -140,7 +142,7 @@ def action_head_graph(policy: GrootPolicy, features: Tensor, x: dict[str, Tensor
         pieces.append(Piece(stepping, "step", f"step{i}", same | ends | {n: f"{n}@{i}" for n in ["t", *mods]}))
     return weave(pieces, ["actions"], constants)
 
-# %% ../nbs/08_thor_export.ipynb #c023
+# %% ../nbs/08_thor_export.ipynb #c022
 PARTS = {"backbone": "features", "action_head": "actions", "policy": "actions"}      # part -> its output
 
 
@@ -162,7 +164,7 @@ def export_policy(
     whole = weave([Piece(backbone, "backbone", "backbone", same), Piece(head, "head", "head", same)], ["actions"])
     return dict(backbone=backbone, action_head=head, policy=whole)
 
-# %% ../nbs/08_thor_export.ipynb #c027
+# %% ../nbs/08_thor_export.ipynb #c026
 @dataclass(frozen=True)
 class Parity:
     "How far a graph's answers are from torch's."
@@ -174,11 +176,11 @@ class Parity:
 
     def check(self, cosine: float, max_abs_error: float = np.inf) -> "Parity":
         if not (self.cosine >= cosine and self.max_abs_error <= max_abs_error):
-            raise CookbookError(f"the {self.precision} graph disagrees with torch: cosine {self.cosine:.5f}, error {self.max_abs_error:.2g}", self.part,
-                                f"At least {cosine} and at most {max_abs_error:.2g} are wanted; look for a wrong normaliser, slot or scale before trusting the robot to it")
+            found = f"the {self.precision} graph disagrees with torch: cosine {self.cosine:.5f}, error {self.max_abs_error:.2g}"
+            raise CookbookError(found, self.part, f"At least {cosine} and at most {max_abs_error:.2g} are wanted; look for a wrong slot or scale")
         return self
 
-# %% ../nbs/08_thor_export.ipynb #c028
+# %% ../nbs/08_thor_export.ipynb #c027
 def parity(
     graph: ModelProto,
     part: str,                            # a key of PARTS
@@ -194,7 +196,7 @@ def parity(
     cosine = float(got @ want / (np.linalg.norm(got) * np.linalg.norm(want)))
     return Parity(part, precision, float(np.abs(got - want).max()), cosine, len(inputs))
 
-# %% ../nbs/08_thor_export.ipynb #c036
+# %% ../nbs/08_thor_export.ipynb #c035
 def write_bundle(
     folder: str | Path,
     graphs: dict[str, dict[str, ModelProto]],              # precision -> part -> graph

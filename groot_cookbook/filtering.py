@@ -63,6 +63,8 @@ class Critic:
     name: str
     calibration: dict[str, tuple[float, float]] = field(default_factory=dict)   # question -> slope and offset of its log-odds
 
+    def __repr__(self): return f"Critic({self.name}, addressed as {self.family.name}, {'calibrated' if self.calibration else 'not calibrated'})"
+
     def __post_init__(self):
         self.yes, self.no = (self.processor.tokenizer.encode(w, add_special_tokens=False)[0] for w in ("Yes", "No"))
         if self.yes == self.no: raise CookbookError("Yes and No begin with the same token", self.name, "This tokenizer cannot answer with its first token")

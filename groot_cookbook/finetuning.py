@@ -52,8 +52,8 @@ class Cache:
     def rows(self, index: list[int]) -> dict[str, Tensor]:
         "A batch, with the target's features beside it."
         i = torch.as_tensor(index)
-        return dict(features=self.features[i].float(), mask=self.mask[i], state=self.state[i], actions=self.actions[i], action_mask=self.action_mask[i],
-                    robot=self.robot[i], seen=self.features[self.future[i], : self.n_image_tokens].float())
+        plain = {k: getattr(self, k)[i] for k in ("mask", "state", "actions", "action_mask", "robot")}
+        return dict(features=self.features[i].float(), seen=self.features[self.future[i], : self.n_image_tokens].float(), **plain)
 
 
 def joined(caches: list[Cache]) -> Cache:
@@ -98,7 +98,8 @@ def cache_features(
             x = p(e.frames[at[i: i + batch]], [e.instruction] * len(at[i: i + batch]), None, tag)
             with half(precision, device): seen = policy.encode(*(x[k].to(device) for k in ("pixel_values", "input_ids", "attention_mask")))
             s = slice(i, i + batch)
-            parts.append(Cache(seen.half().cpu(), x["attention_mask"].bool(), state[s], target[s], known[s], x["embodiment_id"], later[s], p.backbone.tokens_per_view))
+            parts.append(Cache(seen.half().cpu(), x["attention_mask"].bool(), state[s], target[s], known[s], x["embodiment_id"], later[s],
+                               p.backbone.tokens_per_view))
     if not parts: raise CookbookError("the dataset has no episodes", dataset.path, "Nothing can be learned from it")
     out = joined([replace(c, future=torch.zeros_like(c.future)) for c in parts])
     return replace(out, future=torch.cat([c.future for c in parts]))
@@ -114,14 +115,17 @@ def future_target(seen: Tensor, tokens: int) -> Tensor: # (B, P, D) image tokens
     "The frozen view of the future, pooled over the picture to as many tokens as the head has; no gradient."
     side, rows = math.isqrt(seen.shape[1]), 2 ** math.ceil(math.log2(tokens) / 2)
     if side * side != seen.shape[1] or tokens % rows or rows > side:
-        raise CookbookError(f"{seen.shape[1]} image tokens cannot be pooled to {tokens}", "future_target", "Use one square view and a power of two of future tokens")
+        raise CookbookError(f"{seen.shape[1]} image tokens cannot be pooled to {tokens}", "future_target",
+                            "Use one square view and a power of two of future tokens")
     grid = seen.detach().unflatten(1, (side, side)).permute(0, 3, 1, 2)
     return F.layer_norm(F.adaptive_avg_pool2d(grid, (rows, tokens // rows)).flatten(2).transpose(1, 2), seen.shape[-1:])
 
 
 def alignment_loss(guess: Tensor, target: Tensor) -> Tensor: # (B, M, D) twice -> ()
     "1 - cosine between what was foretold and what is seen, token by token, over the features."
-    if guess.shape != target.shape: raise CookbookError(f"foretold {tuple(guess.shape)}, seen {tuple(target.shape)}", "alignment_loss", "Project to the backbone's width and pool to as many tokens")
+    if guess.shape != target.shape:
+        raise CookbookError(f"foretold {tuple(guess.shape)}, seen {tuple(target.shape)}", "alignment_loss",
+                            "Project to the backbone's width and pool to as many tokens")
     return (1 - F.cosine_similarity(guess.float(), target.float().detach(), dim=-1)).mean()
 
 
@@ -184,9 +188,9 @@ class Training:
 # %% ../nbs/06_flare_finetune.ipynb #c028
 def groups(student: nn.Module, decay: float) -> list[dict]:
     "Weight decay for the DiT, none for norms, biases, tables and the robots' own layers: an unused slot must not fade."
-    plain = lambda name, p: p.ndim < 2 or any(s in name for s in ("state_encoder", "action_encoder", "action_decoder", "future_tokens", "position_embedding"))
-    named = list(student.named_parameters())
-    return [dict(params=[p for n, p in named if not plain(n, p)], weight_decay=decay), dict(params=[p for n, p in named if plain(n, p)], weight_decay=0.0)]
+    spared = ("state_encoder", "action_encoder", "action_decoder", "future_tokens", "position_embedding")
+    plain = {n: p.ndim < 2 or any(s in n for s in spared) for n, p in student.named_parameters()}
+    return [dict(params=[p for n, p in student.named_parameters() if plain[n] == free], weight_decay=0.0 if free else decay) for free in (False, True)]
 
 
 def save_state(path: Path, student: nn.Module, average: dict[str, Tensor], optimizer, step: int, curve: list, recipe: Recipe) -> None:
@@ -204,13 +208,14 @@ def load_state(path: Path, student: nn.Module, average: dict[str, Tensor], optim
     "Go on from a saved state: the step to do next and the curve so far; (0, []) where there is none."
     if not path.is_file(): return 0, []
     with safe_open(path, "pt") as f: note = f.metadata()
-    if json.loads(note["recipe"]) != asdict(recipe): raise CookbookError("the saved state is of another training", path, "Delete it, or give the recipe it was made with")
+    if json.loads(note["recipe"]) != asdict(recipe):
+        raise CookbookError("the saved state is of another training", path, "Delete it, or give the recipe it was made with")
     saved, step = load_file(path), int(note["step"])
     student.load_state_dict({k[6:]: v for k, v in saved.items() if k.startswith("model.")})
     for k, v in average.items(): v.copy_(saved[f"average.{k}"])
     for name, p in student.named_parameters():
-        if f"exp_avg.{name}" in saved:
-            optimizer.state[p] = dict(step=torch.tensor(float(step)), exp_avg=saved[f"exp_avg.{name}"].to(p.device), exp_avg_sq=saved[f"exp_avg_sq.{name}"].to(p.device))
+        moments = {key: saved[f"{key}.{name}"].to(p.device) for key in ("exp_avg", "exp_avg_sq") if f"{key}.{name}" in saved}
+        if moments: optimizer.state[p] = dict(step=torch.tensor(float(step), device=p.device), **moments)
     return step, json.loads(note["curve"])
 
 # %% ../nbs/06_flare_finetune.ipynb #c029
@@ -241,7 +246,8 @@ def finetune(
             losses = one_step(accelerator, student, optimizer, data, [len(teleop) * k + i for k, i in drawn], r, step)
             blend = min(r.ema, (1 + step) / (10 + step))
             torch._foreach_lerp_(list(average.values()), [p.detach() for p in bare.head.parameters()], 1 - blend)
-            if step % max(1, r.steps // 50) == 0 or step == r.steps - 1: curve.append({"step": step, **{k: round(v.item(), 5) for k, v in losses.items()}})
+            if step % max(1, r.steps // 50) == 0 or step == r.steps - 1:
+                curve.append({"step": step, **{k: round(v.item(), 5) for k, v in losses.items()}})
             if state and ((step + 1) % r.save_every == 0 or step + 1 == r.steps): save_state(state, bare, average, optimizer, step + 1, curve, r)
     tuned = copy.deepcopy(policy)
     tuned.action_head.load_state_dict(average if r.ema else bare.head.state_dict())
@@ -257,7 +263,8 @@ def one_step(accelerator: Accelerator, student: nn.Module, optimizer, data: Cach
     batch = {k: v.to(accelerator.device) for k, v in data.rows(rows[mine]).items()}
     for group in optimizer.param_groups: group["lr"] = r.rate(step)
     optimizer.zero_grad()
-    with half(r.precision, accelerator.device): losses = student(batch, noise[mine].to(accelerator.device), t[mine].to(accelerator.device), r.flare)
+    noise, t = noise[mine].to(accelerator.device), t[mine].to(accelerator.device)
+    with half(r.precision, accelerator.device): losses = student(batch, noise, t, r.flare)
     accelerator.backward(losses["total"])
     accelerator.clip_grad_norm_(student.parameters(), 1.0)
     optimizer.step()

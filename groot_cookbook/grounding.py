@@ -96,11 +96,11 @@ def grounding_loss(model: Grounding, looks: Looks, rng: np.random.Generator) -> 
     "The three losses of one batch."
     backbone, (texts, answers) = model.backbone, prompt(looks, rng)
     spell = lambda points: "".join(f"<loc{int(np.clip(round(float(v)), 0, 63)):02}>" for p in points for v in p)
-    inputs = backbone.inputs(looks.frames, [f"{t} {spell(a)}" for t, a in zip(texts, answers)])
+    inputs = backbone.inputs(looks.frames, [t + spell(a) for t, a in zip(texts, answers)])
     features = backbone(**inputs)
     size, per = backbone.config.image_size, backbone.config.image_size // backbone.config.vision["patch_size"]
     is_loc = (inputs["input_ids"] >= model.locations[0]) & (inputs["input_ids"] <= model.locations[-1])
-    asks = torch.roll(is_loc, -1, 1); asks[:, -1] = False                      # the token before each location predicts it
+    asks = torch.roll(is_loc, -1, 1); asks[:, -1] = False                      # the token before each location predicts it; no space between, or the space would learn what the last word should
     wanted = torch.as_tensor(np.concatenate([np.ravel(a) for a in answers]), dtype=torch.float32)
     logits = backbone.logits(features[asks])[:, model.locations].float()
     tokens = -(hill(wanted) * F.log_softmax(logits, -1)).sum(-1).mean()

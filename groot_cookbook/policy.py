@@ -65,16 +65,18 @@ class Embodiment:
         tag = tag or ("gr1" if "gr1" in dataset.robot_type.lower().replace("-", "") else "new_embodiment")
         wanted, stats = parts or PARTS.get(tag, ()), dataset.stats
         columns = {k: joined(getattr(dataset.modality, k), wanted) for k in ("state", "action")}
-        bounds = {k: Normalizer.from_stats({m: np.asarray(v)[sum(columns[k].values(), [])] for m, v in stats[k].items() if np.ndim(v)}) for k in columns}
-        return cls(tag, columns["state"], columns["action"], bounds["state"], bounds["action"], dataset.fps)
+        chosen = {k: {m: np.asarray(v)[sum(columns[k].values(), [])] for m, v in stats[k].items() if np.ndim(v)} for k in columns}
+        ranges = [Normalizer.from_stats(chosen[k]) for k in ("state", "action")]
+        return cls(tag, columns["state"], columns["action"], *ranges, dataset.fps)
 
     def to_dict(self) -> dict:
-        ordered = {k: [[name, columns] for name, columns in getattr(self, k).items()] for k in ("state", "action")}   # a JSON object would lose the order
+        ordered = {k: [[*part] for part in getattr(self, k).items()] for k in ("state", "action")}    # a JSON object would lose the order
         return dict(**ordered, state_range=self.state_range.to_dict(), action_range=self.action_range.to_dict(), fps=self.fps)
 
     @classmethod
     def from_dict(cls, tag: str, d: dict) -> "Embodiment":
-        return cls(tag, dict(d["state"]), dict(d["action"]), Normalizer.from_dict(d["state_range"]), Normalizer.from_dict(d["action_range"]), d["fps"])
+        ranges = [Normalizer.from_dict(d[k]) for k in ("state_range", "action_range")]
+        return cls(tag, dict(d["state"]), dict(d["action"]), *ranges, d["fps"])
 
 # %% ../nbs/05_policy.ipynb #c011
 @dataclass
@@ -89,7 +91,8 @@ class Processor:
 
     def embodiment(self, tag: str) -> Embodiment:
         if tag not in self.embodiments:
-            raise CookbookError(f"this policy does not know the embodiment {tag!r}", "Processor", f"It knows {', '.join(self.embodiments) or 'none'}; fine-tune it on yours first")
+            raise CookbookError(f"this policy does not know the embodiment {tag!r}", "Processor",
+                                f"It knows {', '.join(self.embodiments) or 'none'}; fine-tune it on yours first")
         return self.embodiments[tag]
 
     def __call__(self,
@@ -102,7 +105,8 @@ class Processor:
         images = torch.as_tensor(np.asarray(images))
         images = images[:, None] if images.ndim == 4 else images
         if isinstance(instructions, str) or len(instructions) != len(images):
-            raise CookbookError(f"{len(images)} rows of images, but instructions {instructions!r:.60}", "Processor", "Give a list with one instruction per row")
+            raise CookbookError(f"{len(images)} rows of images, but instructions {str(instructions)[:60]!r}", "Processor",
+                                "Give a list with one instruction per row")
         if self.tokenizer is None: raise CookbookError("this policy came without a tokenizer", "Processor", "Put tokenizer.json beside config.json")
         ids, mask = tokens(self.tokenizer, list(instructions), images.shape[1] * self.backbone.tokens_per_view, self.backbone, self.length)
         return dict(pixel_values=pixels(images, self.backbone.image_size), input_ids=ids, attention_mask=mask,
@@ -128,12 +132,14 @@ class Processor:
 def columns(raw, wanted: list[int], what: str) -> np.ndarray: # (..., D) -> (..., len(wanted))
     raw = np.asarray(raw, np.float32)
     if not np.isfinite(raw).all(): raise CookbookError(f"the {what} holds NaN or infinity", "Processor", "Look at the sensor or the dataset")
-    if wanted and max(wanted) >= raw.shape[-1]: raise CookbookError(f"the {what} has {raw.shape[-1]} numbers, column {max(wanted)} is wanted", "Processor", "Is it another robot's?")
+    if wanted and max(wanted) >= raw.shape[-1]:
+        raise CookbookError(f"the {what} has {raw.shape[-1]} numbers, column {max(wanted)} is wanted", "Processor", "Is it another robot's?")
     return raw[..., wanted]
 
 
 def pad(x: np.ndarray, to: int) -> Tensor: # (..., D) -> (..., to)
-    if x.shape[-1] > to: raise CookbookError(f"{x.shape[-1]} dimensions do not fit into {to}", "Processor", "Drive fewer parts of the robot (parameter parts)")
+    if x.shape[-1] > to:
+        raise CookbookError(f"{x.shape[-1]} dimensions do not fit into {to}", "Processor", "Drive fewer parts of the robot (parameter parts)")
     return torch.nn.functional.pad(torch.as_tensor(x, dtype=torch.float32), (0, to - x.shape[-1]))
 
 # %% ../nbs/05_policy.ipynb #c014
@@ -147,7 +153,8 @@ class PolicyConfig:
         "In the shape of upstream's config.json."
         head = self.action_head
         return dict(model_type="gr00t_n1_5", architectures=["GR00T_N1_5"], action_dim=head.action_dim, action_horizon=head.action_horizon,
-                    hidden_size=self.backbone.dim, compute_dtype="float32", backbone_cfg=self.backbone.to_upstream(), action_head_cfg=head.to_upstream())
+                    hidden_size=self.backbone.dim, compute_dtype="float32", backbone_cfg=self.backbone.to_upstream(),
+                    action_head_cfg=head.to_upstream())
 
     @classmethod
     def from_upstream(cls, config: dict) -> "PolicyConfig":
@@ -158,8 +165,8 @@ class GrootPolicy(nn.Module):
     "GR00T N1.5: `encode`, `act`, `predict`."
     def __init__(self, config: PolicyConfig, processor: Processor | None = None, upstream_compatible: bool = False):
         super().__init__()
-        if config.backbone.dim != config.action_head.backbone_embedding_dim:
-            raise CookbookError(f"the backbone gives {config.backbone.dim} numbers a token, the head expects {config.action_head.backbone_embedding_dim}", "PolicyConfig")
+        gives, expects = config.backbone.dim, config.action_head.backbone_embedding_dim
+        if gives != expects: raise CookbookError(f"the backbone gives {gives} numbers a token, the head expects {expects}", "PolicyConfig")
         self.config, self.processor = config, processor
         self.backbone = Backbone(config.backbone, processor and processor.tokenizer)
         self.action_head = ActionHead(config.action_head, upstream_compatible)
@@ -211,7 +218,8 @@ def load_processor(folder: str | Path, config: PolicyConfig) -> Processor:
     try: saved = json.loads(path.read_text()) if path.is_file() else {}
     except ValueError as e: raise CookbookError(f"not readable ({e})", path, "Copy the checkpoint again") from e
     robots = {tag: Embodiment.from_dict(tag, d) for tag, d in saved.get("embodiments", {}).items()}
-    return Processor(config.backbone, load_tokenizer(folder), robots, config.action_head.max_state_dim, config.action_head.action_dim, saved.get("length"))
+    head = config.action_head
+    return Processor(config.backbone, load_tokenizer(folder), robots, head.max_state_dim, head.action_dim, saved.get("length"))
 
 
 def build_policy(
@@ -226,7 +234,8 @@ def build_policy(
     head = ActionHeadConfig(
         hidden_size=width, input_embedding_dim=width, backbone_embedding_dim=dim, max_seq_len=64,
         diffusion_model_cfg=dict(num_layers=layers, num_attention_heads=heads, attention_head_dim=width // heads, cross_attention_dim=dim,
-                                 output_dim=width, dropout=0.0, final_dropout=True, interleave_self_attention=True, norm_type="ada_norm", positional_embeddings=None),
+                                 output_dim=width, dropout=0.0, final_dropout=True, interleave_self_attention=True, norm_type="ada_norm",
+                                 positional_embeddings=None),
         vl_self_attention_cfg=dict(num_layers=1, num_attention_heads=max(1, dim // 32), attention_head_dim=min(32, dim), dropout=0.0,
                                    final_dropout=True, positional_embeddings=None))
     robots = {robot.tag: robot, "dreams": replace(robot, tag="dreams")}

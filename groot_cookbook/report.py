@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-from . import core, runner
+from . import runner
+from .chapters import ROOT, Chapter, chapters
 from .core import CookbookError, Manifest
 
 CSS = """
@@ -25,20 +26,20 @@ PICTURES = ("image/png", "image/webp", "image/gif", "image/jpeg")
 @dataclass
 class Made:
     "One chapter's part of a run."
-    chapter: runner.Chapter
+    chapter: Chapter
     manifest: Manifest | None
     note: dict                      # what the runner wrote into the executed notebook
     figures: list[tuple[str, str]]  # (data URL, alt text)
-    numbers: dict[str, object]
+    numbers: list[tuple[str, list[dict]]]
 
     @property
     def seconds(self) -> float: return self.note.get("seconds") or (self.manifest.seconds if self.manifest else 0.0)
 
 
-def gather(out: Path, root: Path = runner.ROOT) -> list[Made]:
+def gather(out: Path, root: Path = ROOT) -> list[Made]:
     "Every chapter of a run folder that has been made or has failed, in order."
     found = []
-    for chapter in runner.chapters(root):
+    for chapter in chapters(root):
         noted = runner.record(out, chapter.name)
         try: manifest = Manifest.read(out, chapter.name)
         except CookbookError: manifest = None
@@ -61,25 +62,44 @@ def figures(notebook: Path) -> list[tuple[str, str]]:
     return found
 
 
-def numbers(stage: Path, most: int = 14) -> dict[str, object]:
-    "Single values in the JSON files that a stage hands over, at most two levels deep."
-    found = {}
+def numbers(stage: Path, most: int = 16) -> list[tuple[str, list[dict]]]:
+    "The JSON files that a stage hands over as small tables: single values together, and each list of records by itself."
+    found = []
     for path in sorted(stage.glob("*.json")):
         if path.name == "manifest.json": continue
         try: value = json.loads(path.read_text())
         except ValueError: continue
-        for key, v in _flat(value): found[f"{path.stem}: {key}"] = v
-    return dict(list(found.items())[:most])
+        value = value if isinstance(value, dict) else {"": value}
+        single = [{"": k, "value": v} for k, v in _flat({k: v for k, v in value.items() if not isinstance(v, list)})]
+        if single: found.append((path.stem, single[:most]))
+        for key, rows in value.items():
+            if isinstance(rows, list) and rows and all(isinstance(r, dict) for r in rows):
+                rows = [dict(_flat(r)) for r in rows]
+                found.append((f"{path.stem} {key}".strip(), rows if len(rows) <= most else [_summary(rows)]))
+    return found
 
 
 def _flat(value, depth: int = 3, prefix: str = ""):
     if isinstance(value, dict) and depth:
         for k, v in value.items(): yield from _flat(v, depth - 1, f"{prefix} {k}".strip())
-    elif isinstance(value, (int, float)) and prefix: yield prefix, f"{value:.4g}" if isinstance(value, float) else value
-    elif isinstance(value, str) and prefix and len(value) < 40: yield prefix, value
+    elif isinstance(value, bool): yield prefix, value
+    elif isinstance(value, (int, float)): yield prefix, f"{value:.4g}" if isinstance(value, float) else value
+    elif isinstance(value, str) and len(value) < 40: yield prefix, value
 
 
-def build(out: Path, root: Path = runner.ROOT) -> Path:
+def _summary(rows: list[dict]) -> dict:
+    "Many records in one line: how many there are, how many say yes, the means of what is counted."
+    line = {"records": len(rows)}
+    for key in rows[0]:
+        values = [r[key] for r in rows if key in r]
+        if all(isinstance(v, bool) for v in values): line[key] = f"{sum(values)} of {len(values)}"
+        else:
+            try: line[f"mean {key}"] = f"{sum(map(float, values)) / len(values):.4g}"
+            except ValueError: pass
+    return line
+
+
+def build(out: Path, root: Path = ROOT) -> Path:
     "Write `report.html` into a run folder and say where it is."
     out = Path(out).resolve()
     made = gather(out, root)
@@ -111,9 +131,9 @@ def _state(m: Made) -> str:
 def _section(m: Made, params: dict, out: Path) -> str:
     parts = [f"<section id='{m.chapter.name}'><h2>{escape(m.chapter.name[:2])} · {escape(_plain(m.chapter.title))}</h2><p><em>{escape(_plain(m.chapter.promise))}</em>{_state(m)}</p>"]
     parts += [f"<figure><img src='{url}' alt='{escape(alt, quote=True)}'><figcaption>{escape(alt)}</figcaption></figure>" for url, alt in m.figures]
-    if m.numbers: parts.append(_table("Key numbers", m.numbers))
-    if params: parts.append(_table("Parameters", params))
-    if m.manifest: parts.append(_table("Files", {f: h[:12] for f, h in list(m.manifest.outputs.items())[:40]}))
+    parts += [_table(title, rows, is_open=True) for title, rows in m.numbers]
+    if params: parts.append(_table("parameters", _pairs(params)))
+    if m.manifest: parts.append(_table("files", _pairs({f: h[:12] for f, h in list(m.manifest.outputs.items())[:40]})))
     link = runner.notebook(out, m.chapter.name)
     if link.is_file(): parts.append(f"<p><a href='{escape(link.relative_to(out).as_posix())}'>executed notebook</a></p>")
     return "".join(parts) + "</section>"
@@ -122,12 +142,17 @@ def _section(m: Made, params: dict, out: Path) -> str:
 def _versions(made: list[Made]) -> str:
     seen = {}
     for m in made: seen.update(m.manifest.versions if m.manifest else {})
-    return f"<section>{_table('Versions', seen)}</section>" if seen else ""
+    return f"<section>{_table('versions', _pairs(seen))}</section>" if seen else ""
 
 
-def _table(title: str, values: dict) -> str:
-    rows = "".join(f"<tr><td>{escape(str(k))}</td><td class=n><code>{escape(str(v))}</code></td></tr>" for k, v in values.items())
-    return f"<details{' open' if title == 'Key numbers' else ''}><summary>{title}</summary><div class=wide><table>{rows}</table></div></details>"
+def _pairs(values: dict) -> list[dict]: return [{"": k, "value": v} for k, v in values.items()]
+
+
+def _table(title: str, rows: list[dict], is_open: bool = False) -> str:
+    columns = list(dict.fromkeys(k for r in rows for k in r))
+    head = "".join(f"<th>{escape(c)}</th>" for c in columns) if columns != ["", "value"] else ""
+    body = "".join("<tr>" + "".join(f"<td>{escape(str(r.get(c, '')))}</td>" for c in columns) + "</tr>" for r in rows)
+    return f"<details{' open' if is_open else ''}><summary>{escape(title)}</summary><div class=wide><table><tr>{head}</tr>{body}</table></div></details>"
 
 
 def _plain(text: str) -> str: return text.replace("`", "").replace("*", "")

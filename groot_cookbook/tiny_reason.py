@@ -24,13 +24,13 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import get_vision_positi
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from .critic_data import KNOWN, UNSEEN, read_shards
-from .filtering import CLOSING, FAMILIES, QUESTIONS, SYSTEM, Critic, auc, combine, platt, probability, questions_about, tradeoff
+from .filtering import CLOSING, FAMILIES, SYSTEM, QUESTIONS, Critic, auc, combine, platt, probability, questions_about, tradeoff
 from .workspace import COLOURS, FRAMES, INSTRUCTION, SIDES
 
 # %% auto #0
-__all__ = ['SPECIAL', 'CHAT', 'build_tokenizer', 'build_processor', 'build_tiny_reason', 'see', 'chat', 'Packed', 'answers',
-           'soften', 'Training', 'auxiliary_loss', 'batch_of', 'train', 'save', 'resume', 'examine', 'marks',
-           'save_critic']
+__all__ = ['SPECIAL', 'CHAT', 'GROUNDING', 'build_tokenizer', 'build_processor', 'build_tiny_reason', 'see', 'chat', 'Packed',
+           'answers', 'soften', 'Training', 'auxiliary_loss', 'ground', 'mirror', 'batch_of', 'train', 'save', 'resume',
+           'examine', 'marks', 'save_critic']
 
 # %% ../nbs/train/92_tiny_reason.ipynb #c007
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
@@ -204,18 +204,44 @@ def auxiliary_loss(head, vision, notes):  # vision (B, pairs*16, D), notes (B, T
     return here + place + (picked[:, :, 4, 15] - notes[..., 12]).abs().mean()
 
 # %% ../nbs/train/92_tiny_reason.ipynb #c022
-def batch_of(table: dict, rows: np.ndarray):
-    "Frames 0..1, questions, answers and notes of some clips."
+GROUNDING = ["Is the {colour} block in this scene?", "By the end, is the {colour} block in this scene?", "Does the {colour} block move?",
+             "By the end, is the {colour} block in the {side} bin?"]      # asked in training only: they tie words to places
+
+
+def ground(notes: np.ndarray, rng) -> tuple[str, int]:  # (T, 19)
+    "A question about one block whose answer the renderer knows."
+    i, side, kind, bins = int(rng.integers(len(COLOURS))), int(rng.integers(2)), int(rng.integers(4)), notes[-1, 15:].reshape(2, 2)
+    if kind == 2 and rng.random() < .7: i = int(rng.choice(np.flatnonzero(notes[0, :12:3] > .5)))       # mostly about a block that is there
+    there, spot = notes[:, 3 * i] > .5, notes[:, 3 * i + 1:3 * i + 3]
+    moved = bool(there.all() and np.abs(spot - spot[0]).max() > .06)
+    inside = bool(there[-1] and (np.abs(spot[-1] - bins[side]) < [.08, .06]).all())
+    return GROUNDING[kind].format(colour=list(COLOURS)[i], side=SIDES[side]), int((there[0], there[-1], moved, inside)[kind])
+
+
+def mirror(text: str) -> str: return text.replace("left", "\0").replace("right", "left").replace("\0", "right")
+
+
+def batch_of(table: dict, rows: np.ndarray, rng=None):
+    "Frames 0..1, questions, answers and notes of some clips; with an rng, half of them mirrored, and two questions of grounding each."
     frames = torch.from_numpy(table["frames"][rows]).permute(0, 1, 4, 2, 3).float() / 255
-    fixed = [QUESTIONS[k] for k in KNOWN[:4]]
-    questions = [[*fixed, *(QUESTIONS["instruction"].format(instruction=i) for i in (table["asked"][r], table["wrong"][r]))] for r in rows]
-    return frames, questions, torch.from_numpy(table["answers"][rows]).long(), torch.from_numpy(table["notes"][rows])
+    notes, truth = table["notes"][rows].copy(), table["answers"][rows].tolist()
+    questions = [[*questions_about(table["asked"][r]), questions_about(table["wrong"][r])[-1]] for r in rows]
+    for b in range(len(rows) if rng else 0):
+        if rng.random() < .5:
+            frames[b], questions[b] = frames[b].flip(-1), [mirror(q) for q in questions[b]]
+            notes[b][:, [1, 4, 7, 10, 14, 15, 17]] = 63 / 64 - notes[b][:, [1, 4, 7, 10, 14, 15, 17]]
+            notes[b][:, 15:] = notes[b][:, [17, 18, 15, 16]]
+        for _ in range(2):
+            asked, answer = ground(notes[b], rng) if np.isfinite(notes[b]).all() else (GROUNDING[2].format(colour="red"), -1)
+            questions[b].append(asked); truth[b] = [*truth[b], answer]
+    return frames, questions, torch.tensor(truth), torch.from_numpy(notes)
 
 # %% ../nbs/train/92_tiny_reason.ipynb #c023
-def train(clips: str | Path, folder: str | Path, how: Training = Training(), log=print):
-    "Train, saving everything each minute; called again, it goes on where it stopped."
+def train(clips: str | Path, folder: str | Path, how: Training = Training(), start: str | Path = "", log=print):
+    "Train, from random weights or those of `start`, saving everything each minute; called again, it goes on where it stopped."
     folder = Path(folder); folder.mkdir(parents=True, exist_ok=True)
     model, processor = build_tiny_reason(how.seed)
+    if start: model = Qwen2_5_VLForConditionalGeneration.from_pretrained(start, dtype=torch.float32)
     with torch.random.fork_rng():
         torch.manual_seed(how.seed)
         head = torch.nn.Linear(model.config.text_config.hidden_size, 2 * 16)
@@ -229,7 +255,7 @@ def train(clips: str | Path, folder: str | Path, how: Training = Training(), log
     while step < how.steps:
         if step % 50 == 0 or table is None: table = read_shards(clips, table)
         rng, gen = default_rng([how.seed, step]), torch.Generator().manual_seed(how.seed * 100_003 + step)
-        frames, questions, truth, notes = batch_of(table, rng.integers(0, len(table["kind"]), how.batch))
+        frames, questions, truth, notes = batch_of(table, rng.integers(0, len(table["kind"]), how.batch), rng)
         for group in optimiser.param_groups: group["lr"] = how.rate_at(step)
         with torch.autocast("cpu", torch.bfloat16):
             logits, vision = answers(model, processor, packed, soften(frames, gen) * 2 - 1, questions)

@@ -167,7 +167,7 @@ def check_clock(layout: Layout, entry: Entry, table: pa.Table) -> Iterator[Findi
         step = float(np.median(np.diff(t)))
         if not abs(step * fps - 1) < .1:
             yield Finding(file, f"timestamps are {step:.4g} s apart, but {fps:g} fps makes them {1 / fps:.4g} s", "Correct fps in info.json, or the timestamps: a wrong time base scales every velocity")
-        elif abs(t[0]) > .5 / fps: yield warning(file, f"timestamp begins at {t[0]:.3g} s, not at 0", "Nothing, here: frames are taken by number. LeRobot would look for one frame too late")
+        elif abs(t[0]) > .5 / fps: yield warning(file, f"timestamp begins at {t[0]:.3g} s, not at 0", "Nothing, here: frames are taken by number. Loaders that look them up by time (GR00T, LeRobot) take the wrong one; converting mends it")
 
 # %% ../nbs/01d_validation.ipynb #c021
 def check_film(layout: Layout, entry: Entry, camera: str, moves: bool) -> Iterator[Finding]:  # moves: does the robot, by its numbers?

@@ -52,7 +52,7 @@ def tiny_pipeline(vae: AutoencoderKLWan, reason: str | Path, seed: int = 0, **sh
 def cache_latents(vae: AutoencoderKLWan, clips: Clips, file: Path) -> Tensor: # (N, z, 15, 16, 16) float16
     "Normalised latents of all clips, from `file` where that has been done."
     if file.exists() and len(held := load_file(file)["latents"]) == len(clips): return held
-    latents = torch.cat([to_latents(vae, f[None]).half() for f in clips.frames])
+    with torch.autocast("cpu", torch.bfloat16): latents = torch.cat([to_latents(vae, f[None]).half() for f in clips.frames])
     file.parent.mkdir(parents=True, exist_ok=True)
     save_file({"latents": latents}, part := file.with_suffix(".part"))
     os.replace(part, file)
@@ -105,7 +105,7 @@ def plain_attention(query: Tensor, key: Tensor, value: Tensor, **_) -> Tensor: #
 
 
 def flow_step(trainer: Trainer, latents: Tensor, instructions: list[str], texts: dict[str, Tensor], steps: int, minutes: float = 0.,
-              seed: int = 0, batch: int = 8, lr: float = 1e-3, dropout: float = .2) -> float:
+              seed: int = 0, batch: int = 4, lr: float = 1e-3, dropout: float = .2) -> float:
     "One optimiser step; the batch depends on the seed and on the number of the step alone."
     rng, at = np.random.default_rng([seed, trainer.step]), trainer.progress(steps, minutes)
     generator = torch.Generator().manual_seed(int(rng.integers(2**31)))

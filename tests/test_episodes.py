@@ -113,6 +113,14 @@ def test_a_failed_write_leaves_the_old_dataset(tmp_path, monkeypatch):
     assert sha256(path) == before and [p.name for p in tmp_path.iterdir()] == ["d"]
 
 
+def test_a_write_killed_between_two_renames_loses_nothing(tmp_path):
+    path = write_dataset([episode()], tmp_path / "d")
+    before = sha256(path)
+    path.rename(tmp_path / ".d.old")
+    with pytest.raises(CookbookError): write_dataset([], path)
+    assert sha256(path) == before
+
+
 def test_only_datasets_are_replaced(tmp_path):
     (tmp_path / "thesis").mkdir(), (tmp_path / "thesis" / "chapter1.tex").write_text("…")
     with pytest.raises(CookbookError, match="not a dataset"): write_dataset([episode()], tmp_path / "thesis")

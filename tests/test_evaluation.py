@@ -90,6 +90,8 @@ def test_the_difference_is_paired():
     d = compare("a", "b", "w", a, b)
     assert d.only_first == 0 and d.only_second == sum(hard[::3]) and d.low > 0 and d.low <= d.gain <= d.high
     assert compare("a", "b", "w", a, b) == d and compare("b", "a", "w", b, a).gain == -d.gain
+    same = compare("a", "a", "w", a[:4], a[:4])
+    assert same.gain == 0 and same.low < -.2 and same.high > .2      # four ties are not certainty
     with pytest.raises(CookbookError, match="different workspaces"): compare("a", "b", "w", a, b[::-1])
     with pytest.raises(CookbookError, match="different workspaces"): compare("a", "b", "w", a, b[:-1])
 

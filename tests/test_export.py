@@ -1,6 +1,5 @@
 "A tiny policy at random weights through every graph, and the bundle's own scripts as far as they run here."
 import importlib.util, json, os, subprocess, sys
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -22,13 +21,15 @@ THOR = core.data_dir() / "thor"
 def made(tmp_path_factory):
     "Policy, observations, torch's answers and the graphs; made once."
     folder, rng = tmp_path_factory.mktemp("export"), np.random.default_rng(0)
-    episodes = [Episode(rng.integers(0, 255, (12, 64, 64, 3), dtype=np.uint8), rng.normal(size=(12, 7)).astype(np.float32), rng.normal(size=(12, 7)).astype(np.float32), text, 10.0)
+    joints = lambda: rng.normal(size=(12, 7)).astype(np.float32)
+    episodes = [Episode(rng.integers(0, 255, (12, 64, 64, 3), dtype=np.uint8), joints(), joints(), text, 10.0)
                 for text in ("pick up the red block and place it in the left bin", "wave")]
     dataset, tokenizer = Dataset(write_dataset(episodes, folder / "teleop")), tiny_tokenizer()
-    config = BackboneConfig(vision=dict(hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2, image_size=32, patch_size=16),
-                            text=dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, head_dim=16, vocab_size=len(tokenizer),
-                                      max_position_embeddings=128, rope_theta=1e4, tie_word_embeddings=True),
-                            select_layer=1, image_token_index=tokenizer.convert_tokens_to_ids("<image>"), image_token="<image>", template="{images}{instruction}")
+    config = BackboneConfig(
+        vision=dict(hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2, image_size=32, patch_size=16),
+        text=dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, head_dim=16,
+                  vocab_size=len(tokenizer), max_position_embeddings=128, rope_theta=1e4, tie_word_embeddings=True),
+        select_layer=1, image_token_index=tokenizer.convert_tokens_to_ids("<image>"), image_token="<image>", template="{images}{instruction}")
     torch.manual_seed(0)
     robot = Embodiment.of(dataset)
     policy = build_policy(Backbone(config, tokenizer), robot, width=32, layers=2)
@@ -37,7 +38,8 @@ def made(tmp_path_factory):
     policy.save_pretrained(folder / "policy")
     inputs = observations(policy, dataset, robot.tag, 3)
     graphs = export_policy(policy, inputs[0], robot.slot)
-    return dict(folder=folder, policy=policy, robot=robot, dataset=dataset, inputs=inputs, expected=[answers(policy, x, robot.slot) for x in inputs], graphs=graphs)
+    expected = [answers(policy, x, robot.slot) for x in inputs]
+    return dict(folder=folder, policy=policy, robot=robot, dataset=dataset, inputs=inputs, expected=expected, graphs=graphs)
 
 
 @pytest.mark.parametrize("part", ["backbone", "action_head", "policy"])
@@ -95,10 +97,13 @@ def test_wrong_and_missing_checkpoints(tmp_path):
 def bundle(made):
     graphs = made["graphs"]
     about = dict(model="N1.5, tiny", checkpoint="0" * 64, slot=made["robot"].slot, embodiment=made["robot"].tag)
-    return write_bundle(made["folder"] / "bundle", {"fp32": graphs, "bf16": {k: lower(g) for k, g in graphs.items()}}, made["inputs"], made["expected"], about)
+    both = {"fp32": graphs, "bf16": {k: lower(g) for k, g in graphs.items()}}
+    return write_bundle(made["folder"] / "bundle", both, made["inputs"], made["expected"], about)
 
 
-def bench(bundle, *args): return subprocess.run([sys.executable, str(bundle / "bench.py"), "--backend", "onnxruntime", "--n", "3", "--warmup", "1", *args], capture_output=True, text=True)
+def bench(bundle, *args):
+    command = [sys.executable, str(bundle / "bench.py"), "--backend", "onnxruntime", "--n", "3", "--warmup", "1", *args]
+    return subprocess.run(command, capture_output=True, text=True)
 
 
 def test_bench_writes_what_chapter_09_reads(bundle, tmp_path):
@@ -134,7 +139,8 @@ def script():
     return module
 
 
-def layer(name, formats, tactic=""): return {"Name": name, "LayerType": "gemm", "Inputs": [{"Name": "x", "Format/Datatype": f} for f in formats], "Outputs": [], "TacticName": tactic}
+def layer(name, formats, tactic=""):
+    return {"Name": name, "LayerType": "gemm", "Inputs": [{"Name": "x", "Format/Datatype": f} for f in formats], "Outputs": [], "TacticName": tactic}
 
 
 @pytest.mark.parametrize("precision,layers,fell", [
@@ -152,11 +158,20 @@ def test_layer_names_alone_are_refused(script):
     with pytest.raises(SystemExit, match="detailed"): script.fallback({"Layers": ["gemm_1", "gemm_2"]}, "fp8")
 
 
+TRTEXEC = """#!/bin/bash
+if [[ "$1" == --help ]]; then echo "  --stronglyTyped"; exit; fi
+printf "%s\\n" "$@" >> "$(dirname "$0")/calls"
+for a in "$@"; do case "$a" in --saveEngine=*) echo engine > "${a#*=}";; esac; done
+"""
+
+
 def build(bundle, tmp_path, *args, trtexec=True):
+    "Run build.sh with a trtexec that notes what it was asked."
     fake = tmp_path / "trtexec"
-    fake.write_text('#!/bin/bash\nif [[ "$1" == --help ]]; then echo "  --stronglyTyped"; exit; fi\nprintf "%s\\n" "$@" >> "$(dirname "$0")/calls"\nfor a in "$@"; do case "$a" in --saveEngine=*) echo engine > "${a#*=}";; esac; done\n')
+    fake.write_text(TRTEXEC)
     fake.chmod(0o755)
-    return subprocess.run(["bash", str(bundle / "build.sh"), *args], capture_output=True, text=True, env=os.environ | {"TRTEXEC": str(fake if trtexec else tmp_path / "absent")})
+    env = os.environ | {"TRTEXEC": str(fake if trtexec else tmp_path / "absent")}
+    return subprocess.run(["bash", str(bundle / "build.sh"), *args], capture_output=True, text=True, env=env)
 
 
 def test_build_script_parses(): subprocess.run(["bash", "-n", str(THOR / "build.sh")], check=True)
@@ -171,7 +186,8 @@ def test_build_script_builds_strongly_typed(bundle, tmp_path):
     assert (bundle / "engines" / "environment.txt").stat().st_size
 
 
-@pytest.mark.parametrize("args,trtexec,code,says", [(["fp7"], True, 2, "unknown precision"), (["nvfp4"], True, 3, "nvfp4.py"), ([], False, 1, "trtexec not found")])
+@pytest.mark.parametrize("args,trtexec,code,says", [
+    (["fp7"], True, 2, "unknown precision"), (["nvfp4"], True, 3, "nvfp4.py"), ([], False, 1, "trtexec not found")])
 def test_build_script_says_what_to_do(bundle, tmp_path, args, trtexec, code, says):
     done = build(bundle, tmp_path, *args, trtexec=trtexec)
     assert done.returncode == code and says in done.stderr
@@ -187,3 +203,12 @@ def test_bundle_json_describes_the_graphs(bundle, made):
     assert about["inputs"]["policy"] == [v.name for v in made["graphs"]["policy"].graph.input]
     data = np.load(bundle / "calibration.npz")
     assert {k: list(data[k].shape[1:]) for k in data.files} == {k: v[1:] for k, v in about["shapes"].items()} and len(data["noise"]) == 3
+
+
+def test_a_real_humanoid_passes_through_the_same_code(made, gr1):
+    dataset = Dataset(gr1)
+    robot = Embodiment.of(dataset)
+    policy = build_policy(made["policy"].backbone, robot, width=32, layers=2)
+    x = observations(policy, dataset, robot.tag, 1)[0]
+    assert robot.slot == 24 and x["pixel_values"].shape == (1, 3, 32, 32) and np.isfinite(x["state"]).all()
+    assert np.allclose(answers(settled(policy, 24), x, 0)["actions"], answers(policy, x, 24)["actions"], atol=1e-6)

@@ -1,5 +1,5 @@
 "Edge cases of the policy's three modules; the contracts are in chapters 05, 05a and 05b."
-import dataclasses, json
+import json
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from groot_cookbook.action_head import ActionHead, ActionHeadConfig, CategoryLinear, flow_time
-from groot_cookbook.backbone import Backbone, BackboneConfig, pixels, tiny_backbone, tiny_tokenizer
+from groot_cookbook.backbone import BackboneConfig, pixels, tiny_backbone, tiny_tokenizer
 from groot_cookbook.core import CookbookError
 from groot_cookbook.episodes import Dataset, Normalizer
 from groot_cookbook.policy import Embodiment, GrootPolicy, PolicyConfig, Processor, build_policy, first_policy

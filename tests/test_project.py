@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 import groot_cookbook
-from groot_cookbook import cli, runner
+from groot_cookbook import chapters, cli
 
-ROOT = Path(runner.ROOT)
+ROOT = Path(chapters.ROOT)
 plain = lambda name: re.sub(r"[-_.]+", "-", name).lower()
 
 
@@ -100,10 +100,10 @@ def test_the_library_neither_pickles_nor_runs_strangers_code():
 
 
 def test_profiles_fit_their_chapters():
-    available = runner.chapters()
-    assert set(runner.profiles()) == {"smoke", "laptop", "gpu", "real"}
-    for profile in runner.profiles(): runner.resolve(available, runner.read_profile(profile), profile)
-    smoke = {k: v for k, v in runner.read_profile("smoke").items() if k != "limits"}
+    available = chapters.chapters()
+    assert set(chapters.profiles()) == {"smoke", "laptop", "gpu", "real"}
+    for profile in chapters.profiles(): chapters.resolve(available, chapters.read_profile(profile), profile)
+    smoke = {k: v for k, v in chapters.read_profile("smoke").items() if k != "limits"}
     assert not any(smoke.values()), "the defaults in the chapters are the smoke profile"
 
 

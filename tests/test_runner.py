@@ -5,7 +5,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from groot_cookbook import core, runner
+from groot_cookbook import chapters, core, runner
 from groot_cookbook.core import CookbookError, Manifest
 
 PACKAGE = Path(core.__file__).parent
@@ -33,7 +33,7 @@ def write_chapter(path: Path, cells) -> None:
 
 def make(tmp_path: Path) -> Path:
     (tmp_path / "groot_cookbook").mkdir()
-    for name in ("__init__", "core", "runner", "report", "cli"): shutil.copy(PACKAGE / f"{name}.py", tmp_path / "groot_cookbook")
+    for name in ("__init__", "core", "chapters", "runner", "report", "cli"): shutil.copy(PACKAGE / f"{name}.py", tmp_path / "groot_cookbook")
     (tmp_path / "nbs" / "params").mkdir(parents=True)
     write_chapter(tmp_path / "nbs" / "00_first.ipynb", FIRST)
     write_chapter(tmp_path / "nbs" / "01_second.ipynb", SECOND)
@@ -60,7 +60,8 @@ def complete(once, tmp_path) -> Path: return shutil.copytree(once, tmp_path / "p
 
 
 def start(project: Path, *args) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, "-m", "groot_cookbook.cli", "run", *args], cwd=project, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    heed = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)      # a shell's background job ignores Ctrl-C, and its children inherit that
+    return subprocess.Popen([sys.executable, "-m", "groot_cookbook.cli", "run", *args], cwd=project, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=heed)
 
 
 def go(project: Path, *args) -> subprocess.CompletedProcess:
@@ -88,7 +89,7 @@ def test_a_run_its_resume_and_its_report(complete):
     assert {s: (out / s / "manifest.json").stat().st_mtime_ns for s in before} == before
 
     page = (out / "report.html").read_text()
-    assert "A rising line &amp; more" in page and "data:image/png;base64," in page and "report: mean" in page and "A promise." in page
+    assert "A rising line &amp; more" in page and "data:image/png;base64," in page and "<td>mean</td><td>0.25</td>" in page and "A promise." in page
     assert not re.search(r"(src|href)=.https?:|url\(|@import", page)
     kept = nbformat.read(out / "notebooks" / "00_first.ipynb", 4)
     assert kept.metadata.papermill.parameters["run"] == "runs/smoke"
@@ -120,8 +121,8 @@ def test_wrong_profiles_are_refused(project, text, message):
 def test_values_are_read_by_the_type_of_the_default(project):
     params = runner.prepare("laptop", sets=["first.rate=2", "00.name=12", "00.pause=1e-2"], root=project).params["00_first"]
     assert params == {"run": "runs/smoke", "seed": 7, "rate": 2.0, "name": "12", "fail": "", "pause": .01}
-    assert runner.chapters(project)[0].parameters()["seed"].help == "of the numbers"
-    assert (runner.chapters(project)[0].promise, runner.chapters(project)[0].makes) == ("A promise.", "`numbers`")
+    assert chapters.chapters(project)[0].parameters()["seed"].help == "of the numbers"
+    assert (chapters.chapters(project)[0].promise, chapters.chapters(project)[0].makes) == ("A promise.", "`numbers`")
 
 
 def test_unknown_profile_and_missing_dataset(project):

@@ -5,9 +5,9 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from groot_cookbook import runner
+from groot_cookbook import chapters
 
-NBS = Path(runner.ROOT) / "nbs"
+NBS = Path(chapters.ROOT) / "nbs"
 ALL = sorted(p for p in NBS.rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
 CHAPTERS = [p for p in ALL if p.parent == NBS and re.match(r"\d\d_", p.name)]         # 01a_... and the like carry code for the chapter before them
 PICTURES = ("image/png", "image/webp", "image/gif", "image/jpeg", "image/svg+xml")
@@ -55,7 +55,7 @@ def test_the_ten_chapters_are_there():
 def test_opening(path):
     "A title, a promise, a table of four, and three things the reader will do."
     opening = cells(path)[0].source
-    chapter = runner.Chapter(path)
+    chapter = chapters.Chapter(path)
     assert opening.startswith("# ") and chapter.promise, "a chapter opens with a title and a one-line promise as a quote"
     assert re.search(r"\| *Needs *\| *Makes *\| *(Time on|On) a laptop *\| *Full profile *\|", opening), "the opening has the table Needs / Makes / On a laptop / Full profile"
     assert re.search(r"strip\(\d+\)", "".join(c.source for c in code(path)[:3])), "the pipeline strip stands on top"
@@ -64,7 +64,7 @@ def test_opening(path):
 @in_chapters
 def test_parameters(path):
     "One cell, at most eight literals, each with a comment, never exported, `run` first."
-    declared = runner.Chapter(path).parameters()
+    declared = chapters.Chapter(path).parameters()
     (cell,) = [c for c in code(path) if "parameters" in c.metadata.get("tags", [])]
     assert "#|" not in cell.source
     assert 1 <= len(declared) <= 8 and next(iter(declared)) == "run" and declared["run"].default == "runs/smoke"

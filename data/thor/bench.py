@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 
 FORM = "groot_cookbook bench 1"
-KINDS = {"FP4": r"fp4|e2m1", "FP8": r"fp8|e4m3", "BF16": r"bf16|bfloat", "FP16": r"fp16|half|\bf16", "INT8": r"int8|\bi8", "FP32": r"fp32|float|\bf32|tf32"}
+KINDS = {"FP4": r"fp4|e2m1", "FP8": r"fp8|e4m3", "BF16": r"bf16|bfloat", "FP16": r"fp16|half|\bf16", "INT8": r"int8|\bi8",
+         "FP32": r"fp32|float|\bf32|tf32"}
 WANTED = {"nvfp4": "FP4", "fp8": "FP8", "bf16": "BF16", "fp32": "FP32"}
 COSINE = {"nvfp4": 0.99, "fp8": 0.99, "bf16": 0.999, "fp32": 0.99999}
 
@@ -67,11 +68,13 @@ class TensorRT:
         import tensorrt as trt, torch
         self.torch, self.stream = torch, torch.cuda.Stream()
         self.engine = trt.Runtime(trt.Logger(trt.Logger.WARNING)).deserialize_cuda_engine(path.read_bytes())
-        if self.engine is None: raise SystemExit(f"{path}: TensorRT {trt.__version__} cannot read this engine. Engines belong to one GPU and one version: run ./build.sh here")
+        if self.engine is None:
+            raise SystemExit(f"{path}: TensorRT {trt.__version__} cannot read it. Engines belong to one GPU and one version: run ./build.sh here")
         self.context = self.engine.create_execution_context()
         names = [self.engine.get_tensor_name(i) for i in range(self.engine.num_io_tensors)]
         dtype = {trt.float32: torch.float32, trt.int64: torch.int64, trt.int32: torch.int32, trt.bfloat16: torch.bfloat16, trt.float16: torch.float16}
-        self.buffers = {n: torch.empty(tuple(self.engine.get_tensor_shape(n)), dtype=dtype[self.engine.get_tensor_dtype(n)], device="cuda") for n in names}
+        shape_of, dtype_of = self.engine.get_tensor_shape, self.engine.get_tensor_dtype
+        self.buffers = {n: torch.empty(tuple(shape_of(n)), dtype=dtype[dtype_of(n)], device="cuda") for n in names}
         self.output = next(n for n in names if self.engine.get_tensor_mode(n) == trt.TensorIOMode.OUTPUT)
         for n, b in self.buffers.items(): self.context.set_tensor_address(n, b.data_ptr())
         self.versions = {"tensorrt": trt.__version__, "torch": torch.__version__, "cuda": torch.version.cuda}
@@ -104,7 +107,8 @@ def agreement(got, expected):
 
 def spread(samples):
     p50, p90, p99 = np.percentile(samples, [50, 90, 99])
-    return {"n": len(samples), "mean": float(np.mean(samples)), "p50": float(p50), "p90": float(p90), "p99": float(p99), "samples_ms": [round(float(s), 4) for s in samples]}
+    return {"n": len(samples), "mean": float(np.mean(samples)), "p50": float(p50), "p90": float(p90), "p99": float(p99),
+            "samples_ms": [round(float(s), 4) for s in samples]}
 
 
 def measure(backend, part, precision, reference, n, warmup):
@@ -153,12 +157,14 @@ def main(argv=None):
         rows += measure(backend, part, precision, reference, args.n, args.warmup)
         versions |= backend.versions; device = backend.device
         last = rows[-1]
-        print(f"{part:12} {precision:6} {last['p50']:9.3f} ms  cosine {last['cosine']:.6f}" + ("  NOT what was asked for: see 'products'" if last.get("fallback") else ""))
+        warning = "  NOT what was asked for: see 'products'" if last.get("fallback") else ""
+        print(f"{part:12} {precision:6} {last['p50']:9.3f} ms  cosine {last['cosine']:.6f}{warning}")
     if not rows: sys.exit(f"nothing to time under {here}: run ./build.sh first, or give --backend onnxruntime")
     about = json.loads((here / "bundle.json").read_text())
     out = args.out or here / f"bench_{args.backend}.json"
-    result = {"form": FORM, "backend": args.backend, "command": " ".join(["bench.py", *(argv if argv is not None else sys.argv[1:])]), "date": datetime.date.today().isoformat(),
-              "device": device, "hardware": hardware(), "versions": versions, "checkpoint": about["checkpoint"], "model": about["model"], "rows": rows}
+    command = " ".join(["bench.py", *(argv if argv is not None else sys.argv[1:])])
+    result = {"form": FORM, "backend": args.backend, "command": command, "date": datetime.date.today().isoformat(), "device": device,
+              "hardware": hardware(), "versions": versions, "checkpoint": about["checkpoint"], "model": about["model"], "rows": rows}
     out.write_text(json.dumps(result, indent=1) + "\n")
     print(f"wrote {out.name}")
     return 1 if any(not r["passed"] or r.get("fallback") for r in rows) else 0

@@ -3,8 +3,8 @@
 
     python3 nvfp4.py --checkpoint FOLDER [--part backbone]
 
-Runs on a machine with CUDA, `pip install nvidia-modelopt[onnx]` and groot_cookbook. FP4 needs torch: ModelOpt inserts its block scales into the module, not into
-an ONNX file. NOT RUN by the authors, who had neither ModelOpt nor a Blackwell GPU at hand: read what it prints.
+Runs on a machine with CUDA, `pip install nvidia-modelopt[onnx]` and groot_cookbook. FP4 needs torch: ModelOpt inserts its block scales into
+the module, not into an ONNX file. NOT RUN by the authors, who had neither ModelOpt nor a Blackwell GPU at hand: read what it prints.
 """
 import argparse, json
 from pathlib import Path
@@ -67,7 +67,8 @@ def main():
             if hasattr(layer, "weight_quantizer"): layer.weight_quantizer._onnx_quantizer_type = "static"
         path = here / "graphs" / f"{part}.nvfp4.onnx"
         output = "features" if part == "backbone" else "actions"
-        torch.onnx.export(module, tuple(rows[0][n] for n in names), str(path), dynamo=False, opset_version=21, input_names=names, output_names=[output])
+        torch.onnx.export(module, tuple(rows[0][n] for n in names), str(path), dynamo=False, opset_version=21,
+                          input_names=names, output_names=[output])
         onnx.save(two_step(onnx.load(path)), path)
         print(f"wrote {path.name}")
 

@@ -1,0 +1,192 @@
+"What a dream must never do: run foreign weights unguarded, forget where it came from, or differ from itself."
+import json, shutil
+
+import numpy as np
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from groot_cookbook.core import CookbookError
+from groot_cookbook import dreaming
+from groot_cookbook.autoencoder import decode_clip, encode_clip, tiny_vae, to_frames, to_video
+from groot_cookbook.dreaming import dream, dream_all, fidelity, is_own, load_dreamer, motion, prepare, psnr, to_episode
+from groot_cookbook.world_model import draw_sigma, flow_loss, save_pipeline, tiny_pipeline
+
+SENTENCE = "pick up the red block and place it in the left bin"
+PICTURE = np.random.default_rng(0).integers(0, 255, (48, 100, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    "A whole pipeline with random weights: one block, as wide as one head."
+    pipe = tiny_pipeline(tiny_vae(base=8), "tiny-reason", width=64, blocks=1)
+    return save_pipeline(pipe, tmp_path_factory.mktemp("own"), length=36, size=[32, 32], frames=9, fps=10.)
+
+
+@pytest.fixture(scope="module")
+def dreamer(folder): return load_dreamer(folder)
+
+
+def test_same_seed_same_dream(dreamer):
+    a, b, c = (dream(dreamer, PICTURE, SENTENCE, seed=s, steps=2) for s in (3, 3, 4))
+    assert a.video.shape == (9, 32, 32, 3) and a.video.dtype == np.uint8
+    assert (a.video == b.video).all() and (a.video != c.video).any()
+
+
+def test_global_seed_does_not_matter(dreamer):
+    import torch
+    torch.manual_seed(1); a = dream(dreamer, PICTURE, SENTENCE, seed=3, steps=1)
+    torch.manual_seed(2); b = dream(dreamer, PICTURE, SENTENCE, seed=3, steps=1)
+    assert (a.video == b.video).all()
+
+
+def test_provenance_is_complete(dreamer, folder):
+    facts = dream(dreamer, PICTURE, SENTENCE, seed=5, steps=2).provenance
+    assert facts == {"kind": "dream", "prompt": SENTENCE, "generator": "Cosmos2_5_PredictBasePipeline", "checkpoint": str(folder),
+                     "checkpoint_sha": dreaming.weights_sha(folder), "seed": 5, "steps": 2, "guidance": 0.}
+    json.dumps(facts)
+
+
+def test_episode_of_a_dream_has_no_numbers(dreamer):
+    e = to_episode(dream(dreamer, PICTURE, SENTENCE, steps=1))
+    assert e.state.shape == e.actions.shape == (9, 0) and e.instruction == SENTENCE and e.fps == 10.
+
+
+def test_guidance_changes_the_dream(dreamer):
+    a, b = (dream(dreamer, PICTURE, SENTENCE, seed=3, steps=2, guidance=g, num_frames=5) for g in (0., 3.))
+    assert len(a.video) == 5 and b.guidance == 3. and a.video.shape == b.video.shape
+
+
+def test_no_two_dreams_share_their_noise(dreamer):
+    made = list(dream_all(dreamer, [PICTURE, PICTURE], [SENTENCE, SENTENCE], per_image=2, steps=1, num_frames=5))
+    assert len({d.seed for d in made}) == 4
+
+
+# --- guardrail --------------------------------------------------------------------------------------------------
+
+@pytest.fixture
+def unguarded(monkeypatch): monkeypatch.setattr(dreaming, "is_cosmos_guardrail_available", lambda: False)
+
+
+def copy(folder, to): return shutil.copytree(folder, to / "copy")
+
+
+def test_foreign_weights_need_the_guardrail(folder, tmp_path, unguarded):
+    foreign = copy(folder, tmp_path)
+    (foreign / "card.json").unlink()
+    with pytest.raises(CookbookError, match="cosmos_guardrail.*pip install"): load_dreamer(foreign)
+
+
+def test_hub_weights_need_the_guardrail(unguarded):
+    with pytest.raises(CookbookError, match="guardrail"): load_dreamer("nvidia/Cosmos-Predict2.5-2B@diffusers/base/post-trained")
+
+
+def test_a_card_beside_other_weights_does_not_help(folder, tmp_path, unguarded):
+    forged = copy(folder, tmp_path)
+    weights = forged / "vae" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
+    assert is_own(folder) and not is_own(forged)
+    with pytest.raises(CookbookError, match="guardrail"): load_dreamer(forged)
+
+
+def test_somebody_elses_card_does_not_help(folder, tmp_path, unguarded):
+    other = copy(folder, tmp_path)
+    (other / "card.json").write_text(json.dumps({"made_by": "somebody", "weights_sha": dreaming.weights_sha(other)}))
+    with pytest.raises(CookbookError, match="guardrail"): load_dreamer(other)
+
+
+def test_no_argument_switches_the_guardrail_off():
+    import inspect
+    assert not any("safety" in p or "guard" in p for f in (load_dreamer, dream) for p in inspect.signature(f).parameters)
+
+
+def test_refused_prompt(dreamer, monkeypatch):
+    monkeypatch.setattr(dreamer.pipe.safety_checker, "check_text_safety", lambda prompt: False)
+    with pytest.raises(CookbookError, match="refuses the prompt"): dream(dreamer, PICTURE, SENTENCE)
+
+
+def test_own_checker_is_one_that_the_pipeline_listens_to(dreamer, monkeypatch):
+    "Predict2.5 shows videos only to subclasses of its own checker; a duck would be ignored."
+    seen = []
+    monkeypatch.setattr(dreamer.pipe.safety_checker, "check_video_safety", lambda v: seen.append(v.shape) or v)
+    dream(dreamer, PICTURE, SENTENCE, steps=1, num_frames=5)
+    assert seen == [(5, 32, 32, 3)]
+
+
+# --- bad input --------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("how, message", [
+    (dict(num_frames=8), "4k\\+1"), (dict(steps=0), "steps"), (dict(instruction=" "), "prompt"), (dict(image=PICTURE[..., :1]), "seed image"), (dict(image=PICTURE / 255.), "seed image")])
+def test_bad_wishes(dreamer, how, message):
+    with pytest.raises(CookbookError, match=message): dream(dreamer, **{"image": PICTURE, "instruction": SENTENCE, "steps": 1} | how)
+
+
+def test_not_a_pipeline(folder, tmp_path):
+    broken = copy(folder, tmp_path)
+    (broken / "model_index.json").unlink()
+    with pytest.raises(CookbookError, match="pipeline"): load_dreamer(broken)
+
+
+def test_unknown_checkpoint():
+    with pytest.raises(CookbookError, match="no checkpoint called"): load_dreamer("tiny-cosmo")
+
+
+# --- seed images and measures -----------------------------------------------------------------------------------
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(8, 300), st.integers(8, 300), st.sampled_from([(64, 64), (32, 64), (96, 48)]))
+def test_any_photograph_fits(h, w, size):
+    picture = prepare(np.full((h, w, 3), (10, 200, 30), np.uint8), size)
+    assert (picture.height, picture.width) == size and (np.asarray(picture) == (10, 200, 30)).all()
+
+
+def test_a_fitting_photograph_is_untouched():
+    picture = np.random.default_rng(1).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    assert (np.asarray(prepare(picture, (64, 64))) == picture).all()
+
+
+def test_middle_of_a_wide_photograph():
+    wide = np.zeros((64, 128, 3), np.uint8); wide[:, 32:96] = 255
+    assert (np.asarray(prepare(wide, (64, 64))) == 255).all()
+
+
+def test_measures():
+    still = np.repeat(np.random.default_rng(0).integers(0, 255, (1, 16, 16, 3), dtype=np.uint8), 5, 0)
+    moving = still.copy(); moving[2, :4, :4] = 255 - moving[2, :4, :4]
+    assert motion(still) == 0 and 0 < motion(moving) <= 1 / 16
+    f = fidelity(still, moving)
+    assert f.psnr == f.still_psnr and f.moving_psnr < f.psnr and fidelity(moving, moving).ssim == 1.
+    assert psnr(np.zeros((2, 2), np.uint8), np.full((2, 2), 255, np.uint8)) == pytest.approx(0)
+    with pytest.raises(CookbookError): fidelity(still, moving[:3])
+
+
+# --- training ---------------------------------------------------------------------------------------------------
+
+def test_whole_clip_equals_the_loop():
+    import torch
+    vae = tiny_vae(base=8).eval()
+    video = torch.rand(1, 3, 13, 32, 32) * 2 - 1
+    with torch.no_grad():
+        mean, _ = encode_clip(vae, video)
+        assert torch.allclose(mean, vae.encode(video).latent_dist.mode(), atol=1e-4)
+        assert torch.allclose(decode_clip(vae, mean).clamp(-1, 1), vae.decode(mean).sample, atol=1e-4)
+
+
+def test_frames_round_trip():
+    frames = np.random.default_rng(0).integers(0, 255, (2, 5, 8, 8, 3), dtype=np.uint8)
+    assert (to_frames(to_video(frames)) == frames).all()
+
+
+def test_given_frame_carries_no_loss_and_no_noise(dreamer):
+    import torch
+    g = torch.Generator().manual_seed(0)
+    clean, noise, text = torch.randn(1, 12, 3, 8, 8, generator=g), torch.randn(1, 12, 3, 8, 8, generator=g), torch.randn(1, 36, 512, generator=g)
+    other = noise.clone(); other[:, :, 0] = 5.
+    model = dreamer.pipe.transformer
+    a, b = (flow_loss(model, clean, text, torch.tensor([.7]), n) for n in (noise, other))
+    assert torch.equal(a, b)
+
+
+def test_noise_levels_are_shifted_upward():
+    import torch
+    s = draw_sigma(4000, torch.Generator().manual_seed(0))
+    assert 0 < s.min() and s.max() < 1 and abs(float(s.median()) - 5 / 6) < .02
