@@ -23,8 +23,8 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import WanResample, WanRMS
 
 # %% auto #0
 __all__ = ['PHASES', 'Clips', 'read_clips', 'make_clips', 'tiny_vae', 'encode_clip', 'decode_clip', 'to_video', 'to_frames',
-           'weights', 'reconstruction_loss', 'Trainer', 'resume', 'averaged', 'start_clips', 'recolour', 'draw',
-           'lean_norm', 'vae_step', 'reconstruct', 'measure', 'register_latents', 'to_latents', 'write_card']
+           'weights', 'reconstruction_loss', 'Trainer', 'progress', 'resume', 'averaged', 'start_clips', 'recolour',
+           'draw', 'lean_norm', 'vae_step', 'reconstruct', 'measure', 'register_latents', 'to_latents', 'write_card']
 
 # %% ../nbs/train/90_tiny_vae.ipynb #c007
 @dataclass
@@ -44,7 +44,7 @@ def read_clips(folder: str | Path, n: int | None = None) -> Clips: # the first n
         if n is not None and len(instructions) >= n: break
         with np.load(path) as part:
             frames.append(part["frames"]); instructions += [str(i) for i in part["instructions"]]
-    if not frames: raise CookbookError("no clips (*.npz)", folder, "Name a folder that holds frames and instructions, or one that does not exist: it is then made")
+    if not frames: raise CookbookError("no clips (*.npz)", folder, "Name a folder with frames and instructions, or one that does not exist: it is then made")
     return Clips(np.concatenate(frames)[:n], instructions[:n])
 
 
@@ -167,21 +167,23 @@ class Trainer:
         self.seconds, self.begun = self.seconds + time.monotonic() - self.begun, time.monotonic()
         if time.monotonic() - self.saved > 60: self.save()
 
-    def progress(self, steps: int, minutes: float = 0.) -> float:
-        "0 to 1 of the budget, by whichever of steps and minutes is nearer its end."
-        return max(self.step / steps, self.seconds / 60 / minutes if minutes else 0.)
-
     def save(self) -> None:
         "Replace the state file in one move."
-        tensors = {f"{kind}/{name}": t.contiguous() for kind, values in (("weight", self.params), ("mean", self.mean)) for name, t in zip(self.names, values)}
-        for name, p in zip(self.names, self.params):
-            tensors |= {f"{k}/{name}": v.contiguous() for k, v in self.optimiser.state[p].items() if v.dim() or k == "step"}
+        tensors = {}
+        for name, p, mean in zip(self.names, self.params, self.mean):
+            tensors |= {f"weight/{name}": p, f"mean/{name}": mean} | {f"{k}/{name}": v for k, v in self.optimiser.state[p].items()}
         self.file.parent.mkdir(parents=True, exist_ok=True)
         part = self.file.with_suffix(".part")
-        save_file({k: v.detach() for k, v in tensors.items()}, part, metadata={"state": json.dumps([self.step, self.phase, self.seconds, self.log])})
+        state = json.dumps([self.step, self.phase, self.seconds, self.log])
+        save_file({k: v.detach().contiguous() for k, v in tensors.items()}, part, metadata={"state": state})
         os.replace(part, self.file); self.saved = time.monotonic()
 
 # %% ../nbs/train/90_tiny_vae.ipynb #c022
+def progress(trainer: Trainer, steps: int, minutes: float = 0.) -> float:
+    "0 to 1 of the budget, by whichever of steps and minutes is nearer its end."
+    return max(trainer.step / steps, trainer.seconds / 60 / minutes if minutes else 0.)
+
+
 def resume(trainer: Trainer) -> Trainer:
     "Go on from the state file if there is one."
     if not trainer.file.exists(): return trainer
@@ -243,7 +245,7 @@ def lean_norm(self: WanRMS_norm, x: Tensor) -> Tensor:
 
 def vae_step(trainer: Trainer, clips: Clips, steps: int, minutes: float = 0., seed: int = 0, lr: float = 1e-3, kl: float = 3e-5) -> float:
     "One optimiser step of the phase that the budget has come to."
-    rng, at = np.random.default_rng([seed, trainer.step]), trainer.progress(steps, minutes)
+    rng, at = np.random.default_rng([seed, trainer.step]), progress(trainer, steps, minutes)
     phase = next(i for i, (until, *_) in enumerate(PHASES) if at < until)
     if phase and not trainer.phase:
         start_clips(trainer.model)
@@ -280,7 +282,7 @@ def measure(vae: AutoencoderKLWan, clips: Clips, lengths: tuple = (1, 17, 57)) -
 @torch.no_grad()
 def register_latents(vae: AutoencoderKLWan, clips: Clips, most: int = 200) -> AutoencoderKLWan:
     "Write the latents' mean and spread over up to `most` clips into the configuration."
-    latents = torch.cat([encode_clip(vae, to_video(f[None]))[0] for f in clips.frames[:most]])
+    latents = torch.cat([encode_clip(vae, to_video(f[None]))[0].float() for f in clips.frames[:most]])
     vae.register_to_config(latents_mean=latents.mean((0, 2, 3, 4)).tolist(), latents_std=latents.std((0, 2, 3, 4)).tolist())
     return vae
 

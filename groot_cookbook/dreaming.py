@@ -21,8 +21,8 @@ from diffusers.pipelines.cosmos.pipeline_cosmos2_5_predict import CosmosSafetyCh
 from diffusers.utils import is_cosmos_guardrail_available
 
 # %% auto #0
-__all__ = ['Dream', 'OwnWeightsChecker', 'weights_sha', 'is_own', 'Dreamer', 'load_dreamer', 'prepare', 'dream', 'Fidelity',
-           'psnr', 'ssim', 'fidelity', 'motion', 'to_episode', 'dream_all']
+__all__ = ['Dream', 'OwnWeightsChecker', 'weights_sha', 'is_own', 'Dreamer', 'load_dreamer', 'prepare', 'check_wish', 'dream',
+           'Fidelity', 'psnr', 'ssim', 'fidelity', 'motion', 'to_episode', 'dream_all']
 
 # %% ../nbs/02_dreaming.ipynb #c011
 @dataclass(frozen=True, eq=False)
@@ -47,7 +47,8 @@ class Dream:
 
     def __repr__(self):
         t, h, w = self.video.shape[:3]
-        return f"Dream({self.instruction!r}, {t} frames {w}x{h} at {self.fps:g} Hz, {self.generator} {self.checkpoint_sha[:8]}, seed {self.seed}, {self.steps} steps)"
+        made = f"{self.generator} {self.checkpoint_sha[:8]}, seed {self.seed}, {self.steps} steps"
+        return f"Dream({self.instruction!r}, {t} frames {w}x{h} at {self.fps:g} Hz, {made})"
 
 # %% ../nbs/02_dreaming.ipynb #c013
 class OwnWeightsChecker(CosmosSafetyChecker):
@@ -96,7 +97,7 @@ class Dreamer:
         "Length that prompts are padded to; attention is not masked, so it must be that of training."
         return min(512, self.facts.get("tokens", 512), getattr(getattr(self.pipe, "tokenizer", None), "model_max_length", 512))
 
-
+# %% ../nbs/02_dreaming.ipynb #c017
 def load_dreamer(
     name: str | Path,                    # folder, name in data/checkpoints, or hub id with `@revision`
     device: str = "cpu",
@@ -107,20 +108,21 @@ def load_dreamer(
     where = checkpoint(name)
     own = Path(where).is_dir() and is_own(where)
     if not own and not is_cosmos_guardrail_available():
-        raise CookbookError("weights that this project did not train load only with NVIDIA's guardrail, and `cosmos_guardrail` is not installed", name,
-                            "Install it: pip install 'groot-cookbook[real]' (its two models are gated on the hub: accept their terms first)")
+        raise CookbookError("weights that this project did not train load only with NVIDIA's guardrail, and `cosmos_guardrail` is not installed",
+                            name, "Install it: pip install 'groot-cookbook[real]' (its two models are gated on the hub: accept their terms first)")
     try:
         if not Path(where).is_dir(): where = DiffusionPipeline.download(where, revision=revision or None)
         pipe = DiffusionPipeline.from_pretrained(where, torch_dtype=dtype, **({"safety_checker": OwnWeightsChecker()} if own else {}))
     except (OSError, ValueError, KeyError) as e:
-        raise CookbookError(f"not a pipeline that can be loaded ({str(e).splitlines()[0]})", where, "Give a folder with model_index.json, or a Cosmos checkpoint's name on the hub") from e
+        raise CookbookError(f"not a pipeline that can be loaded ({str(e).splitlines()[0]})", where,
+                            "Give a folder with model_index.json, or a Cosmos checkpoint's name on the hub") from e
     dreamer = Dreamer(pipe.to(device), name, weights_sha(where), card(where) if own else {})
-    missing = {"prompt", "num_inference_steps"} - set(dreamer.takes) or {"image", "video"} - set(dreamer.takes) == {"image", "video"}
-    if missing: raise CookbookError(f"{type(pipe).__name__} does not dream from an image and a sentence", name, "Use a Video2World or Predict2.5 checkpoint")
+    if "prompt" not in dreamer.takes or not {"image", "video"} & set(dreamer.takes):
+        raise CookbookError(f"{type(pipe).__name__} does not dream from an image and a sentence", name, "Use a Video2World or Predict2.5 checkpoint")
     pipe.set_progress_bar_config(disable=True)
     return dreamer
 
-# %% ../nbs/02_dreaming.ipynb #c018
+# %% ../nbs/02_dreaming.ipynb #c020
 def prepare(image: np.ndarray, size: tuple[int, int]) -> Image.Image:
     "A photograph of any size and shape, fitted to a checkpoint's size: the larger part of the middle, then scaled."
     height, width = size
@@ -128,9 +130,20 @@ def prepare(image: np.ndarray, size: tuple[int, int]) -> Image.Image:
     scale = min(h / height, w / width)
     ch, cw = round(height * scale), round(width * scale)
     top, left = (h - ch) // 2, (w - cw) // 2
-    return Image.fromarray(image[top:top + ch, left:left + cw]).resize((width, height), Image.Resampling.BOX if scale >= 1 else Image.Resampling.BICUBIC)
+    kernel = Image.Resampling.BOX if scale >= 1 else Image.Resampling.BICUBIC
+    return Image.fromarray(image[top:top + ch, left:left + cw]).resize((width, height), kernel)
 
 
+def check_wish(dreamer: Dreamer, image: np.ndarray, instruction: str, frames: int, steps: int) -> None:
+    "Refuse what cannot be dreamed, and what must not be."
+    if frames % 4 != 1: raise CookbookError(f"{frames} frames asked for", dreamer.name, "Ask for 4k+1 frames: one for the image, then fours")
+    if steps < 1: raise CookbookError(f"{steps} sampling steps", dreamer.name, "Take at least one step; 4 to 8 are enough for the tiny checkpoint")
+    if image.ndim != 3 or image.shape[-1] != 3 or image.dtype != np.uint8:
+        raise CookbookError(f"seed image is {image.dtype} {image.shape}", "dream", "Give (H, W, 3) uint8 RGB")
+    if not instruction.strip() or not dreamer.pipe.safety_checker.check_text_safety(instruction):
+        raise CookbookError(f"the guardrail refuses the prompt {instruction!r}", dreamer.name, "Say what the robot should do, in other words")
+
+# %% ../nbs/02_dreaming.ipynb #c022
 @torch.no_grad()
 def dream(
     dreamer: Dreamer,
@@ -144,20 +157,16 @@ def dream(
 ) -> Dream:
     "Play the film that this image and this sentence begin."
     frames, fps = num_frames or dreamer.frames, float(fps or dreamer.facts.get("fps", 16.))
-    if frames % 4 != 1: raise CookbookError(f"{frames} frames asked for", dreamer.name, "Ask for 4k+1 frames: one for the image, then fours")
-    if steps < 1: raise CookbookError(f"{steps} sampling steps", dreamer.name, "Take at least one step; 4 to 8 are enough for the tiny checkpoint")
-    if image.ndim != 3 or image.shape[-1] != 3 or image.dtype != np.uint8: raise CookbookError(f"seed image is {image.dtype} {image.shape}", "dream", "Give (H, W, 3) uint8 RGB")
-    if not instruction.strip() or not dreamer.pipe.safety_checker.check_text_safety(instruction):
-        raise CookbookError(f"the guardrail refuses the prompt {instruction!r}", dreamer.name, "Say what the robot should do, in other words")
+    check_wish(dreamer, image, instruction, frames, steps)
     (height, width), picture = dreamer.size, prepare(image, dreamer.size)
-    offers = {"image": picture, "prompt": instruction, "num_frames": frames, "height": height, "width": width, "num_inference_steps": steps, "guidance_scale": guidance,
-              "generator": torch.Generator().manual_seed(seed), "max_sequence_length": dreamer.tokens, "fps": int(fps), "output_type": "np"}
-    if "num_latent_conditional_frames" in dreamer.takes: offers |= {"video": [picture], "num_latent_conditional_frames": 1}; del offers["image"]
+    offers = {"image": picture, "prompt": instruction, "num_frames": frames, "height": height, "width": width, "num_inference_steps": steps,
+              "guidance_scale": guidance, "generator": torch.Generator().manual_seed(seed), "max_sequence_length": dreamer.tokens,
+              "fps": int(fps), "output_type": "np"}
     made = dreamer.pipe(**{k: v for k, v in offers.items() if k in dreamer.takes}).frames[0]
     video = (np.asarray(made) * 255).round().clip(0, 255).astype(np.uint8)
     return Dream(video, image, instruction, type(dreamer.pipe).__name__, dreamer.name, dreamer.weights_sha, seed, fps, steps, float(guidance))
 
-# %% ../nbs/02_dreaming.ipynb #c023
+# %% ../nbs/02_dreaming.ipynb #c027
 @dataclass(frozen=True)
 class Fidelity:
     "How near a dream came to the truth, and how near a still photograph would have come."
@@ -180,7 +189,8 @@ def ssim(made: np.ndarray, true: np.ndarray) -> float: # (T, H, W, 3) uint8
 
 def fidelity(made: np.ndarray, true: np.ndarray) -> Fidelity:
     "Compare a dreamed video with the true one of the same start."
-    if made.shape != true.shape: raise CookbookError(f"videos of shapes {made.shape} and {true.shape}", "fidelity", "Compare videos of the same size and length")
+    if made.shape != true.shape:
+        raise CookbookError(f"videos of shapes {made.shape} and {true.shape}", "fidelity", "Compare videos of the same size and length")
     still = np.broadcast_to(true[:1], true.shape)
     moved = np.abs(true.astype(int) - true[:1]).max(-1) > 25
     over = [psnr(made, true), ssim(made, true), psnr(still, true), ssim(still, true), psnr(made[moved], true[moved]) if moved.any() else float("nan")]
@@ -191,7 +201,7 @@ def motion(video: np.ndarray, threshold: int = 25) -> float:
     "Share of pixels that ever leave their first colour: 0 for a photograph."
     return float((np.abs(video.astype(int) - video[:1]).max((0, 3)) > threshold).mean())
 
-# %% ../nbs/02_dreaming.ipynb #c035
+# %% ../nbs/02_dreaming.ipynb #c040
 def to_episode(dream: Dream) -> Episode:
     "A dream as an episode whose state and actions have no columns: nobody has measured any."
     nothing = np.zeros((len(dream.video), 0), np.float32)

@@ -211,7 +211,8 @@ GROUNDING = ["Is the {colour} block in this scene?", "By the end, is the {colour
 def ground(notes: np.ndarray, rng) -> tuple[str, int]:  # (T, 19)
     "A question about one block whose answer the renderer knows."
     i, side, kind, bins = int(rng.integers(len(COLOURS))), int(rng.integers(2)), int(rng.integers(4)), notes[-1, 15:].reshape(2, 2)
-    if kind == 2 and rng.random() < .7: i = int(rng.choice(np.flatnonzero(notes[0, :12:3] > .5)))       # mostly about a block that is there
+    present = np.flatnonzero(notes[0, :12:3] > .5)
+    if kind == 2 and len(present) and rng.random() < .7: i = int(rng.choice(present))                     # mostly about a block that is there
     there, spot = notes[:, 3 * i] > .5, notes[:, 3 * i + 1:3 * i + 3]
     moved = bool(there.all() and np.abs(spot - spot[0]).max() > .06)
     inside = bool(there[-1] and (np.abs(spot[-1] - bins[side]) < [.08, .06]).all())

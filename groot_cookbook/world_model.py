@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from .autoencoder import Clips, Trainer, to_latents
+from .autoencoder import Clips, Trainer, progress, to_latents, write_card
 from .core import CookbookError, checkpoint, torchvision_ready
-from .dreaming import OwnWeightsChecker
+from .dreaming import OwnWeightsChecker, weights_sha
 
 torchvision_ready()
 from diffusers import AutoencoderKLWan, CosmosTransformer3DModel, UniPCMultistepScheduler
@@ -44,15 +44,17 @@ def tiny_pipeline(vae: AutoencoderKLWan, reason: str | Path, seed: int = 0, **sh
     text_encoder = Qwen2_5_VLForConditionalGeneration.from_pretrained(checkpoint(reason), dtype=torch.float32).eval()
     words = text_encoder.config.text_config
     transformer = tiny_transformer(vae, words.num_hidden_layers * words.hidden_size, seed=seed, **shape)
-    scheduler = UniPCMultistepScheduler(use_karras_sigmas=True, use_flow_sigmas=True, prediction_type="flow_prediction", sigma_max=200., sigma_min=.01)
-    return Cosmos2_5_PredictBasePipeline(text_encoder, AutoTokenizer.from_pretrained(checkpoint(reason)), transformer, vae, scheduler, OwnWeightsChecker())
+    flow = dict(use_karras_sigmas=True, use_flow_sigmas=True, prediction_type="flow_prediction", sigma_max=200., sigma_min=.01)
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint(reason))
+    return Cosmos2_5_PredictBasePipeline(text_encoder, tokenizer, transformer, vae, UniPCMultistepScheduler(**flow), OwnWeightsChecker())
 
 # %% ../nbs/train/91_tiny_cosmos.ipynb #c011
 @torch.no_grad()
 def cache_latents(vae: AutoencoderKLWan, clips: Clips, file: Path) -> Tensor: # (N, z, 15, 16, 16) float16
     "Normalised latents of all clips, from `file` where that has been done."
     if file.exists() and len(held := load_file(file)["latents"]) == len(clips): return held
-    with torch.autocast("cpu", torch.bfloat16): latents = torch.cat([to_latents(vae, f[None]).half() for f in clips.frames])
+    with torch.autocast("cpu", torch.bfloat16): found = [to_latents(vae, f[None]) for f in clips.frames]
+    latents = torch.cat([x.float().half() for x in found])
     file.parent.mkdir(parents=True, exist_ok=True)
     save_file({"latents": latents}, part := file.with_suffix(".part"))
     os.replace(part, file)
@@ -61,7 +63,8 @@ def cache_latents(vae: AutoencoderKLWan, clips: Clips, file: Path) -> Tensor: # 
 
 def prompt_length(pipe: Cosmos2_5_PredictBasePipeline, instructions: list[str]) -> int:
     "Tokens of the longest instruction with its frame of system text."
-    turns = [[{"role": "system", "content": "You are a helpful assistant who will provide prompts to an image generator."}, {"role": "user", "content": i}] for i in set(instructions)]
+    system = {"role": "system", "content": "You are a helpful assistant who will provide prompts to an image generator."}
+    turns = [[system, {"role": "user", "content": i}] for i in set(instructions)]
     return max(len(pipe.tokenizer.apply_chat_template(t, tokenize=True)["input_ids"]) for t in turns)
 
 
@@ -92,8 +95,8 @@ def flow_loss(
     given = (torch.arange(t) < known).float().view(1, 1, t, 1, 1).expand(b, 1, t, 1, 1)
     s = sigma.view(b, 1, 1, 1, 1)
     noisy = given * clean + (1 - given) * ((1 - s) * clean + s * noise)
-    made = transformer(hidden_states=noisy, condition_mask=given.expand(b, 1, t, h, w), timestep=given * known_sigma + (1 - given) * s, encoder_hidden_states=text,
-                       padding_mask=torch.zeros(1, 1, h, w), return_dict=False)[0]
+    made = transformer(hidden_states=noisy, condition_mask=given.expand(b, 1, t, h, w), timestep=given * known_sigma + (1 - given) * s,
+                       encoder_hidden_states=text, padding_mask=torch.zeros(1, 1, h, w), return_dict=False)[0]
     error = (made.float() - (noise - clean)).square() * (1 - given)
     return error.sum() / (1 - given).expand_as(error).sum()
 
@@ -107,7 +110,7 @@ def plain_attention(query: Tensor, key: Tensor, value: Tensor, **_) -> Tensor: #
 def flow_step(trainer: Trainer, latents: Tensor, instructions: list[str], texts: dict[str, Tensor], steps: int, minutes: float = 0.,
               seed: int = 0, batch: int = 4, lr: float = 1e-3, dropout: float = .2) -> float:
     "One optimiser step; the batch depends on the seed and on the number of the step alone."
-    rng, at = np.random.default_rng([seed, trainer.step]), trainer.progress(steps, minutes)
+    rng, at = np.random.default_rng([seed, trainer.step]), progress(trainer, steps, minutes)
     generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
     rows = rng.integers(len(latents), size=batch)
     clean = latents[rows].float()
@@ -119,11 +122,9 @@ def flow_step(trainer: Trainer, latents: Tensor, instructions: list[str], texts:
     trainer.update(loss, lr * warm * (1 if at < .5 else .02 + .98 * .5 * (1 + np.cos(np.pi * (at - .5) / .5))))
     return trainer.log[-1]
 
-# %% ../nbs/train/91_tiny_cosmos.ipynb #c026
+# %% ../nbs/train/91_tiny_cosmos.ipynb #c028
 def save_pipeline(pipe: Cosmos2_5_PredictBasePipeline, folder: str | Path, length: int, **facts) -> Path:
     "The pipeline in half precision, with its card."
-    from groot_cookbook.autoencoder import write_card
-    from groot_cookbook.dreaming import weights_sha
     pipe.tokenizer.model_max_length = length
     for piece in (pipe.transformer, pipe.vae, pipe.text_encoder): piece.half()
     pipe.save_pretrained(folder, max_shard_size="15MB")
