@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from .core import CookbookError, torchvision_ready
 from .dreaming import psnr
+from .optimizer import optimizers, recall, remember, step
 
 torchvision_ready()
 from diffusers import AutoencoderKLWan
@@ -142,6 +143,7 @@ class Trainer:
     "Weights, their running mean and the optimiser's memory; saved together and resumed together."
     model: nn.Module
     file: Path
+    lr: float = 1e-3               # peak
     decay: float = .998            # of the running mean
     step: int = 0
     phase: int = 0                 # of the curriculum, where there is one
@@ -149,29 +151,26 @@ class Trainer:
     log: list[float] = field(default_factory=list)
 
     def __post_init__(self):
-        self.names = [n for n, p in self.model.named_parameters() if p.requires_grad]
-        self.params = [p for p in self.model.parameters() if p.requires_grad]
-        self.optimiser = torch.optim.AdamW(self.params, lr=0., betas=(.9, .99), weight_decay=1e-4)
+        self.named = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
+        self.params, self.steppers = list(self.named.values()), optimizers(self.model, self.lr, weight_decay=.01)
         self.mean = [p.detach().clone() for p in self.params]
         self.begun = self.saved = time.monotonic()
 
-    def update(self, loss: Tensor, lr: float) -> None:
-        "One step of AdamW and of the running mean."
+    def update(self, loss: Tensor, rate: float) -> None: # rate: of the peak learning rate
+        "One step of the optimizers and of the running mean."
         loss.backward()
         nn.utils.clip_grad_norm_(self.params, 1.)
-        self.optimiser.param_groups[0]["lr"] = lr
-        self.optimiser.step(); self.optimiser.zero_grad(set_to_none=True)
-        rate = 1 - min(self.decay, (1 + self.step) / (10 + self.step))
-        torch._foreach_lerp_(self.mean, [p.detach() for p in self.params], rate)
+        step(self.steppers, rate)
+        blend = 1 - min(self.decay, (1 + self.step) / (10 + self.step))
+        torch._foreach_lerp_(self.mean, [p.detach() for p in self.params], blend)
         self.step += 1; self.log.append(float(loss.detach()))
         self.seconds, self.begun = self.seconds + time.monotonic() - self.begun, time.monotonic()
         if time.monotonic() - self.saved > 60: self.save()
 
     def save(self) -> None:
         "Replace the state file in one move."
-        tensors = {}
-        for name, p, mean in zip(self.names, self.params, self.mean):
-            tensors |= {f"weight/{name}": p, f"mean/{name}": mean} | {f"{k}/{name}": v for k, v in self.optimiser.state[p].items()}
+        tensors = remember(self.steppers, self.named)
+        for (name, p), mean in zip(self.named.items(), self.mean): tensors |= {f"weight.{name}": p, f"mean.{name}": mean}
         self.file.parent.mkdir(parents=True, exist_ok=True)
         part = self.file.with_suffix(".part")
         state = json.dumps([self.step, self.phase, self.seconds, self.log])
@@ -189,10 +188,9 @@ def resume(trainer: Trainer) -> Trainer:
     if not trainer.file.exists(): return trainer
     with safe_open(trainer.file, "pt") as f, torch.no_grad():
         trainer.step, trainer.phase, trainer.seconds, trainer.log = json.loads(f.metadata()["state"])
-        for name, p, mean in zip(trainer.names, trainer.params, trainer.mean):
-            p.copy_(f.get_tensor(f"weight/{name}")); mean.copy_(f.get_tensor(f"mean/{name}"))
-            memory = {k: f.get_tensor(f"{k}/{name}") for k in ("step", "exp_avg", "exp_avg_sq") if f"{k}/{name}" in f.keys()}
-            trainer.optimiser.state[p] = memory | {k: torch.empty_like(p).copy_(v) for k, v in memory.items() if v.dim()}
+        saved = {k: f.get_tensor(k) for k in f.keys()}
+        for (name, p), mean in zip(trainer.named.items(), trainer.mean): p.copy_(saved[f"weight.{name}"]); mean.copy_(saved[f"mean.{name}"])
+    recall(trainer.steppers, trainer.named, saved, trainer.step)
     trainer.begun = trainer.saved = time.monotonic()
     return trainer
 
@@ -243,7 +241,7 @@ def lean_norm(self: WanRMS_norm, x: Tensor) -> Tensor:
     return F.rms_norm(x.movedim(1, -1), (x.shape[1],), self.gamma.flatten().to(x.dtype), 1e-12).movedim(-1, 1)
 
 
-def vae_step(trainer: Trainer, clips: Clips, steps: int, minutes: float = 0., seed: int = 0, lr: float = 1e-3, kl: float = 3e-5) -> float:
+def vae_step(trainer: Trainer, clips: Clips, steps: int, minutes: float = 0., seed: int = 0, kl: float = 3e-5) -> float:
     "One optimiser step of the phase that the budget has come to."
     rng, at = np.random.default_rng([seed, trainer.step]), progress(trainer, steps, minutes)
     phase = next(i for i, (until, *_) in enumerate(PHASES) if at < until)
@@ -259,7 +257,7 @@ def vae_step(trainer: Trainer, clips: Clips, steps: int, minutes: float = 0., se
     mean, logvar = mean.float(), logvar.float().clamp(-20, 5)
     loss = reconstruction_loss(made.float(), video, weights(video, moment)) + kl * .5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
     warm = min(1., (trainer.step + 1) / 100)
-    trainer.update(loss, lr * warm * (1 if at < .6 else .03 + .97 * .5 * (1 + np.cos(np.pi * (at - .6) / .4))))
+    trainer.update(loss, warm * (1 if at < .6 else .03 + .97 * .5 * (1 + np.cos(np.pi * (at - .6) / .4))))
     return trainer.log[-1]
 
 # %% ../nbs/train/90_tiny_vae.ipynb #c032

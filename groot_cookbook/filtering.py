@@ -18,8 +18,8 @@ from transformers.video_utils import VideoMetadata
 
 # %% auto #0
 __all__ = ['QUESTIONS', 'PHYSICS', 'SYSTEM', 'CLOSING', 'FAMILIES', 'questions_about', 'Family', 'Critic', 'load_critic',
-           'clip_of', 'log_odds', 'probability', 'auc', 'platt', 'reliability', 'physics', 'combine', 'tradeoff',
-           'Verdict', 'judge', 'keep']
+           'clip_of', 'log_odds', 'probability', 'auc', 'balance', 'platt', 'reliability', 'physics', 'combine',
+           'tradeoff', 'Verdict', 'judge', 'keep']
 
 # %% ../nbs/04_filtering.ipynb #c008
 QUESTIONS = {
@@ -126,20 +126,27 @@ def auc(scores: np.ndarray, good: np.ndarray) -> float:  # (N,), (N,) of bool
     return float(np.mean((scores[good][:, None] > scores[~good]) + .5 * (scores[good][:, None] == scores[~good])))
 
 # %% ../nbs/04_filtering.ipynb #c030
+def balance(good: np.ndarray) -> np.ndarray:  # (N,) of 0 or 1 -> (N,), sum N
+    "Weights under which both answers are equally common."
+    good = np.asarray(good, bool)
+    return len(good) / 2 / np.where(good, max(good.sum(), 1), max((~good).sum(), 1))
+
+
 def platt(odds: np.ndarray, good: np.ndarray, ridge: float = 1.) -> tuple[float, float]:  # (N,), (N,) of 0 or 1
-    "Slope and offset that make log-odds honest; left as they are where only one answer is known."
+    "Slope and offset that make log-odds honest where both answers are equally common; left as they are where only one answer is known."
     odds, good = np.asarray(odds, float), np.asarray(good, bool)
     if good.all() or not good.any(): return 1., 0.
-    surprise = lambda w: np.logaddexp(0, np.where(good, -1, 1) * (w[0] * odds + w[1])).sum() + ridge / 2 * ((w[0] - 1)**2 + w[1]**2)
+    surprise = lambda w: balance(good) @ np.logaddexp(0, np.where(good, -1, 1) * (w[0] * odds + w[1])) + ridge / 2 * ((w[0] - 1)**2 + w[1]**2)
     slope, offset = minimize(surprise, [1., 0.], method="L-BFGS-B", bounds=[(.05, 5), (-5, 5)]).x
     return float(slope), float(offset)
 
 
 def reliability(said: np.ndarray, good: np.ndarray, bins: int = 5):  # (N,), (N,) -> said, true, count of each bin
-    "In bins of equally many answers: how sure the critic was, and how often it was right to be."
-    order = np.argsort(said, kind="stable")
+    "In bins of equally many answers, under the same weights: how sure the critic was, and how often it was right to be."
+    order, weight = np.argsort(said, kind="stable"), balance(good)
     parts = [b for b in np.array_split(order, bins) if len(b)]
-    return tuple(np.array([f(b) for b in parts]) for f in (lambda b: np.mean(said[b]), lambda b: np.mean(good[b]), len))
+    mean = lambda x, b: np.average(np.asarray(x, float)[b], weights=weight[b])
+    return tuple(np.array([f(b) for b in parts]) for f in (lambda b: mean(said, b), lambda b: mean(good, b), len))
 
 # %% ../nbs/04_filtering.ipynb #c033
 def physics(probabilities: dict[str, float]) -> float:

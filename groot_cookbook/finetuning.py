@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
+from . import optimizer
 from .action_head import ActionHead, flow_time
 from .core import CookbookError
 from .episodes import Dataset, RatioSampler
@@ -28,8 +29,7 @@ from .policy import GrootPolicy
 
 # %% auto #0
 __all__ = ['Cache', 'joined', 'chunks', 'kept_frames', 'cache_features', 'half', 'future_target', 'alignment_loss', 'flow_loss',
-           'Student', 'Recipe', 'Training', 'groups', 'save_state', 'load_state', 'finetune', 'one_step',
-           'action_error']
+           'Student', 'Recipe', 'Training', 'save_state', 'load_state', 'finetune', 'one_step', 'action_error']
 
 # %% ../nbs/06_flare_finetune.ipynb #c008
 @dataclass
@@ -162,9 +162,10 @@ class Recipe:
     "How a head is trained."
     steps: int = 1000
     batch: int = 64
-    lr: float = 1e-3
+    lr: float = 1e-3                      # peak, of AdamW on the outer layers
+    muon_lr: float = 0.02                 # peak, of Muon on the matrices inside
     warmup: float = 0.05                  # share of the steps
-    weight_decay: float = 1e-5
+    weight_decay: float = 0.01            # of the matrices inside
     dream_ratio: float = 0.3              # share of dream rows, where there are dreams
     flare: float = 0.2                    # weight of the alignment loss
     flare_layer: int = 3                  # after which block of the DiT the future is read
@@ -174,9 +175,9 @@ class Recipe:
     seed: int = 0
 
     def rate(self, step: int) -> float:
-        "Learning rate: linear warm-up, then a cosine to zero."
+        "Share of the peak learning rates: linear warm-up, then a cosine to zero."
         warm = max(1, round(self.warmup * self.steps))
-        return self.lr * min((step + 1) / warm, 0.5 + 0.5 * math.cos(math.pi * max(0, step - warm) / max(1, self.steps - warm)))
+        return min((step + 1) / warm, 0.5 + 0.5 * math.cos(math.pi * max(0, step - warm) / max(1, self.steps - warm)))
 
 
 @dataclass
@@ -186,25 +187,17 @@ class Training:
     curve: list[dict[str, float]] = field(repr=False)
 
 # %% ../nbs/06_flare_finetune.ipynb #c028
-def groups(student: nn.Module, decay: float) -> list[dict]:
-    "Weight decay for the DiT, none for norms, biases, tables and the robots' own layers: an unused slot must not fade."
-    spared = ("state_encoder", "action_encoder", "action_decoder", "future_tokens", "position_embedding")
-    plain = {n: p.ndim < 2 or any(s in n for s in spared) for n, p in student.named_parameters()}
-    return [dict(params=[p for n, p in student.named_parameters() if plain[n] == free], weight_decay=0.0 if free else decay) for free in (False, True)]
-
-
-def save_state(path: Path, student: nn.Module, average: dict[str, Tensor], optimizer, step: int, curve: list, recipe: Recipe) -> None:
-    "Weights, their average, the optimizer's moments and the curve in one safetensors file."
+def save_state(path: Path, student: nn.Module, average: dict[str, Tensor], steppers: list, step: int, curve: list, recipe: Recipe) -> None:
+    "Weights, their average, what the optimizers remember and the curve in one safetensors file."
     tensors = {f"model.{k}": v for k, v in student.state_dict().items()} | {f"average.{k}": v for k, v in average.items()}
-    for name, p in student.named_parameters():
-        tensors |= {f"{key}.{name}": optimizer.state[p][key] for key in ("exp_avg", "exp_avg_sq") if p in optimizer.state}
+    tensors |= optimizer.remember(steppers, dict(student.named_parameters()))
     note = {"step": str(step), "curve": json.dumps(curve), "recipe": json.dumps(asdict(recipe))}
     part = path.with_name(f".{path.name}.part")
     save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, part, metadata=note)
     os.replace(part, path)
 
 
-def load_state(path: Path, student: nn.Module, average: dict[str, Tensor], optimizer, recipe: Recipe) -> tuple[int, list]:
+def load_state(path: Path, student: nn.Module, average: dict[str, Tensor], steppers: list, recipe: Recipe) -> tuple[int, list]:
     "Go on from a saved state: the step to do next and the curve so far; (0, []) where there is none."
     if not path.is_file(): return 0, []
     with safe_open(path, "pt") as f: note = f.metadata()
@@ -213,9 +206,7 @@ def load_state(path: Path, student: nn.Module, average: dict[str, Tensor], optim
     saved, step = load_file(path), int(note["step"])
     student.load_state_dict({k[6:]: v for k, v in saved.items() if k.startswith("model.")})
     for k, v in average.items(): v.copy_(saved[f"average.{k}"])
-    for name, p in student.named_parameters():
-        moments = {key: saved[f"{key}.{name}"].to(p.device) for key in ("exp_avg", "exp_avg_sq") if f"{key}.{name}" in saved}
-        if moments: optimizer.state[p] = dict(step=torch.tensor(float(step), device=p.device), **moments)
+    optimizer.recall(steppers, dict(student.named_parameters()), saved, step)
     return step, json.loads(note["curve"])
 
 # %% ../nbs/06_flare_finetune.ipynb #c029
@@ -235,39 +226,38 @@ def finetune(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(r.seed)         # the projector's first weights
         student = Student(copy.deepcopy(policy.action_head), r.flare_layer).train()
-    student, optimizer = accelerator.prepare(student, torch.optim.AdamW(groups(student, r.weight_decay), lr=r.lr, betas=(0.9, 0.99), fused=True))
+    student = accelerator.prepare(student)
+    steppers = accelerator.prepare(*optimizer.optimizers(accelerator.unwrap_model(student), r.lr, r.muon_lr, r.weight_decay), device_placement=[False, False])
     bare, state = accelerator.unwrap_model(student), work and Path(work) / "state.safetensors"
     average = {k: p.detach().clone() for k, p in bare.head.named_parameters()}
-    done, curve = load_state(state, bare, average, optimizer, r) if state else (0, [])
+    done, curve = load_state(state, bare, average, steppers, r) if state else (0, [])
     bar = tqdm(islice(enumerate(sampler), done, stop or r.steps), initial=done, total=r.steps, desc="fine-tuning", unit="step", mininterval=5)
     fused_is_slow = r.precision == "bf16" and accelerator.device.type == "cpu"     # its backward pass, in bfloat16 on a CPU
     with sdpa_kernel(SDPBackend.MATH) if fused_is_slow else nullcontext():
         for step, drawn in bar:
-            losses = one_step(accelerator, student, optimizer, data, [len(teleop) * k + i for k, i in drawn], r, step)
+            losses = one_step(accelerator, student, steppers, data, [len(teleop) * k + i for k, i in drawn], r, step)
             blend = min(r.ema, (1 + step) / (10 + step))
             torch._foreach_lerp_(list(average.values()), [p.detach() for p in bare.head.parameters()], 1 - blend)
             if step % max(1, r.steps // 50) == 0 or step == r.steps - 1:
                 curve.append({"step": step, **{k: round(v.item(), 5) for k, v in losses.items()}})
-            if state and ((step + 1) % r.save_every == 0 or step + 1 == r.steps): save_state(state, bare, average, optimizer, step + 1, curve, r)
+            if state and ((step + 1) % r.save_every == 0 or step + 1 == r.steps): save_state(state, bare, average, steppers, step + 1, curve, r)
     tuned = copy.deepcopy(policy)
     tuned.action_head.load_state_dict(average if r.ema else bare.head.state_dict())
     return Training(tuned.eval(), curve)
 
 
-def one_step(accelerator: Accelerator, student: nn.Module, optimizer, data: Cache, rows: list[int], r: Recipe, step: int) -> dict[str, Tensor]:
+def one_step(accelerator: Accelerator, student: nn.Module, steppers: list, data: Cache, rows: list[int], r: Recipe, step: int) -> dict[str, Tensor]:
     "One gradient step; all randomness comes from the seed and the step's number."
     generator = torch.Generator().manual_seed(r.seed * 1_000_003 + step)
     head = accelerator.unwrap_model(student).head.config
     noise, t = torch.randn(len(rows), head.action_horizon, head.action_dim, generator=generator), flow_time(head, len(rows), generator)
     mine = slice(accelerator.process_index, None, accelerator.num_processes)       # each process takes its share of the same batch
     batch = {k: v.to(accelerator.device) for k, v in data.rows(rows[mine]).items()}
-    for group in optimizer.param_groups: group["lr"] = r.rate(step)
-    optimizer.zero_grad()
     noise, t = noise[mine].to(accelerator.device), t[mine].to(accelerator.device)
     with half(r.precision, accelerator.device): losses = student(batch, noise, t, r.flare)
     accelerator.backward(losses["total"])
     accelerator.clip_grad_norm_(student.parameters(), 1.0)
-    optimizer.step()
+    optimizer.step(steppers, r.rate(step))
     return losses
 
 # %% ../nbs/06_flare_finetune.ipynb #c030

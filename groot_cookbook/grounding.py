@@ -43,8 +43,9 @@ def look_at(seed: int, n: int) -> Looks:
     scene = workspace.sample_scene(seed, float(rng.choice([0., rng.uniform()], p=[.35, .65])))
     acts = workspace.play(scene, rng) if rng.random() < .33 else workspace.expert(scene, noise=.7)
     trace, world, camera = workspace.simulate(scene, acts), workspace.Tabletop().arrange(scene), Camera()
+    fallen = np.stack([trace.qpos[:, block_slice(c)][:, 2] < 0 for c in scene.blocks]).any(0)         # off the table: nothing to point at any more
     rows = []
-    for t in np.sort(rng.choice(len(trace.qpos), n, replace=False)):
+    for t in np.sort(rng.choice(fallen.argmax() if fallen.any() else len(trace.qpos), n)):
         world.pose(trace.qpos[t])
         blocks = np.stack([world.position(c) for c in COLOURS])
         tip, there = world.data.site("tip").xpos.copy(), [c in scene.blocks for c in COLOURS]
@@ -122,10 +123,14 @@ def grounding_loss(model: Grounding, looks: Looks, rng: np.random.Generator) -> 
 # %% ../nbs/train/93_tiny_backbone.ipynb #c026
 @torch.no_grad()
 def probe(model: Grounding, looks: Looks) -> dict[str, float]:
-    "Median error in cm of block, bin and fingertips, read from the last word of the policy's own instruction."
+    "Median error in cm of block, bin and fingertips, read from the last word of the policy's own instruction; and how often, of two blocks, it means the other."
     texts = [f"pick up the {list(COLOURS)[t]} block and place it in the {SIDES[s]} bin" for t, s in zip(looks.target, looks.side)]
     inputs = model.backbone.inputs(looks.frames, texts)
     features = model.backbone(**inputs)
     said = model.last(features[torch.arange(len(texts)), inputs["attention_mask"].sum(1) - 1]).unflatten(-1, (3, 3)).numpy() * 10
-    true = np.stack([looks.places[np.arange(len(texts)), i] for i in (looks.target, 4 + looks.side, np.full(len(texts), 6))], 1) * 100
-    return {k: round(float(v), 2) for k, v in zip(("block", "bin", "fingertips"), np.median(np.linalg.norm(said - true, axis=-1), 0))}
+    row = np.arange(len(texts))
+    true = np.stack([looks.places[row, i] for i in (looks.target, 4 + looks.side, np.full(len(texts), 6))], 1) * 100
+    errors = dict(zip(("block", "bin", "fingertips"), np.median(np.linalg.norm(said - true, axis=-1), 0)))
+    away = np.where(looks.there[:, :4], np.linalg.norm(looks.places[:, :4] * 100 - said[:, :1], axis=-1), np.inf)
+    two = looks.there[:, :4].sum(1) > 1
+    return {k: round(float(v), 3) for k, v in {**errors, "wrong block": (away.argmin(1) != looks.target)[two].mean()}.items()}

@@ -108,7 +108,7 @@ def plain_attention(query: Tensor, key: Tensor, value: Tensor, **_) -> Tensor: #
 
 
 def flow_step(trainer: Trainer, latents: Tensor, instructions: list[str], texts: dict[str, Tensor], steps: int, minutes: float = 0.,
-              seed: int = 0, batch: int = 4, lr: float = 1e-3, dropout: float = .2) -> float:
+              seed: int = 0, batch: int = 4, dropout: float = .2) -> float:
     "One optimiser step; the batch depends on the seed and on the number of the step alone."
     rng, at = np.random.default_rng([seed, trainer.step]), progress(trainer, steps, minutes)
     generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
@@ -119,7 +119,7 @@ def flow_step(trainer: Trainer, latents: Tensor, instructions: list[str], texts:
     with torch.autocast("cpu", torch.bfloat16):
         loss = flow_loss(trainer.model, clean, text, draw_sigma(batch, generator), torch.randn(clean.shape, generator=generator))
     warm = min(1., (trainer.step + 1) / 150)
-    trainer.update(loss, lr * warm * (1 if at < .5 else .02 + .98 * .5 * (1 + np.cos(np.pi * (at - .5) / .5))))
+    trainer.update(loss, warm * (1 if at < .5 else .02 + .98 * .5 * (1 + np.cos(np.pi * (at - .5) / .5))))
     return trainer.log[-1]
 
 # %% ../nbs/train/91_tiny_cosmos.ipynb #c028

@@ -114,6 +114,9 @@ def test_calibration_mends_overconfidence():
     slope, offset = platt(4 * true + 1, good)
     assert slope == pytest.approx(.25, rel=.1) and offset == pytest.approx(-.25, abs=.15)
     assert platt(true, np.ones(4000)) == (1., 0.)
+    rare = good & (rng.random(4000) < .1)                     # the same critic where nearly every clip is broken: the same two numbers
+    common = rare | ~good
+    assert platt(true[common], good[common]) == pytest.approx((1, 0), abs=.15)
     said, hit, n = reliability(probability(true), good, 10)
     assert n.sum() == 4000 and abs(said - hit).max() < .06
 

@@ -11,8 +11,9 @@ from hypothesis import given, settings, strategies as st
 from groot_cookbook.backbone import tiny_backbone
 from groot_cookbook.core import CookbookError
 from groot_cookbook.episodes import Dataset, Episode, Normalizer, write_dataset
-from groot_cookbook.finetuning import (Cache, Recipe, Student, action_error, alignment_loss, cache_features, chunks, finetune, flow_loss, future_target, groups,
+from groot_cookbook.finetuning import (Cache, Recipe, Student, action_error, alignment_loss, cache_features, chunks, finetune, flow_loss, future_target,
                                        joined, kept_frames)
+from groot_cookbook.optimizer import optimizers
 from groot_cookbook.policy import Embodiment, build_policy
 
 WIDTH = 4
@@ -172,7 +173,7 @@ def test_joined_keeps_rows_and_futures(teleop, dreams):
 
 def test_ratio_is_exact(policy, teleop, dreams, monkeypatch):
     drawn = []
-    def record(accelerator, student, optimizer, data, rows, r, step):
+    def record(accelerator, student, steppers, data, rows, r, step):
         drawn.append(sum(i >= len(teleop) for i in rows)); return dict(total=torch.zeros(()), flow=torch.zeros(()), align=torch.zeros(()))
     monkeypatch.setattr("groot_cookbook.finetuning.one_step", record)
     finetune(policy, teleop, dreams, Recipe(steps=100, batch=8, dream_ratio=0.3, flare_layer=2))
@@ -202,13 +203,14 @@ def test_training_learns_and_leaves_the_rest_alone(policy, teleop):
 
 
 def test_weight_decay_spares_slots(policy):
-    decayed, spared = groups(Student(policy.action_head, 2), 0.1)
-    ids = {id(p) for p in spared["params"]}
-    assert id(policy.action_head.action_encoder.W1.W) in ids and id(policy.action_head.vlln.weight) in ids
-    assert id(policy.action_head.model.proj_out_2.weight) not in ids and decayed["weight_decay"] == 0.1 and spared["weight_decay"] == 0
+    outer, inner = optimizers(Student(policy.action_head, 2), weight_decay=0.1)
+    held = {id(p) for group in inner.param_groups for p in group["params"]}
+    assert id(policy.action_head.action_encoder.W1.W) not in held and id(policy.action_head.vlln.weight) not in held
+    assert id(policy.action_head.model.transformer_blocks[0].attn1.to_q.weight) in held
+    assert inner.param_groups[0]["weight_decay"] == 0.1 and outer.param_groups[0]["weight_decay"] == 0
 
 
 def test_rate():
-    r = Recipe(steps=100, lr=1.0, warmup=0.1)
+    r = Recipe(steps=100, warmup=0.1)
     rates = [r.rate(i) for i in range(100)]
     assert rates[0] == 0.1 and max(rates) == rates[9] == 1 and rates[-1] < 1e-3 and sorted(rates[10:], reverse=True) == rates[10:]
