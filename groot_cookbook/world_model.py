@@ -54,7 +54,7 @@ def cache_latents(vae: AutoencoderKLWan, clips: Clips, file: Path) -> Tensor: # 
     "Normalised latents of all clips, from `file` where that has been done."
     if file.exists() and len(held := load_file(file)["latents"]) == len(clips): return held
     with torch.autocast("cpu", torch.bfloat16): found = [to_latents(vae, f[None]) for f in clips.frames]
-    latents = torch.cat([x.float().half() for x in found])
+    latents = torch.cat([x.float().half() for x in found]).contiguous()
     file.parent.mkdir(parents=True, exist_ok=True)
     save_file({"latents": latents}, part := file.with_suffix(".part"))
     os.replace(part, file)
