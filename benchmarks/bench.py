@@ -38,6 +38,20 @@ def episode() -> dict:
     return verdict(rows, "an episode in at most 250 ms", rows[0]["p50"] <= 250)
 
 
+def expert() -> dict:
+    "The scripted expert in 200 randomised workspaces, nominal to fully shifted, steady to unsteady hand."
+    import numpy as np
+
+    from groot_cookbook.workspace import expert as plan, sample_scene, seeds, simulate
+    rng, placed, times = np.random.default_rng(0), 0, []
+    for s in seeds("evaluation", 200, 50_000):
+        began, scene = time.perf_counter(), sample_scene(s, float(rng.uniform()))
+        placed += simulate(scene, plan(scene, float(rng.choice([0., .5])))).success
+        times.append((time.perf_counter() - began) * 1e3)
+    row = {"backend": "MuJoCo", "scope": "200 episodes", "p50": float(np.median(times)), "p99": float(np.quantile(times, .99)), "placed": int(placed)}
+    return verdict([row], "at least 98 % placed", placed >= 196)
+
+
 def dream() -> dict:
     "One dream of 57 frames from a seed image, with the tiny Cosmos checkpoints, as chapter 02 dreams."
     from groot_cookbook import dreaming
@@ -52,10 +66,10 @@ def dream() -> dict:
 def idm_frames() -> dict:
     "Labelling a film with the tiny inverse dynamics model."
     from groot_cookbook.idm import InverseDynamics, label
-    from groot_cookbook.workspace import demonstrate, seeds
+    from groot_cookbook.workspace import HZ, demonstrate, seeds
     idm = InverseDynamics.from_pretrained(core.checkpoint("tiny-idm")).eval()
     frames = demonstrate(seeds("evaluation", 1)[0]).frames
-    rows = [measure(lambda: label(idm, frames), "torch eager", f"{len(frames)} frames", n=10).summary()]
+    rows = [measure(lambda: label(idm, frames, float(HZ)), "torch eager", f"{len(frames)} frames", n=10).summary()]
     rows[0]["frames_per_s"] = len(frames) / rows[0]["p50"] * 1e3
     return verdict(rows, "at least 200 frames a second", rows[0]["frames_per_s"] >= 200)
 
@@ -86,7 +100,32 @@ def policy_latency() -> dict:
     return verdict(rows, "ONNX Runtime at least 1.5x torch eager, pipeline", pipeline["torch eager"] >= 1.5 * pipeline["ONNX Runtime"])
 
 
-BENCHMARKS: dict[str, Callable[[], dict]] = {f.__name__: f for f in (camera_frame, episode, dream, idm_frames, policy_latency)}
+def whole_run(profile: str, minutes: float) -> dict:
+    "All ten chapters in a fresh folder: seconds and peak memory of each."
+    import json
+    import tempfile
+    with tempfile.TemporaryDirectory() as folder:
+        done = subprocess.run([sys.executable, "-m", "groot_cookbook.cli", "run", "--profile", profile, "--out", folder, "--json"], cwd=ROOT, capture_output=True, text=True)
+        if done.returncode: raise core.CookbookError(done.stderr.strip().splitlines()[-1], profile)
+        steps = json.loads(done.stdout.splitlines()[-1])["steps"]
+        evaluation = json.loads((Path(folder) / "07_evaluation" / "report.json").read_text())["scores"]
+    seconds, peak = sum(s["seconds"] for s in steps), max(s["peak_mb"] for s in steps)
+    row = {"backend": "papermill", "scope": profile, "p50": seconds * 1e3, "p99": seconds * 1e3, "peak_mb": peak, "chapters": {s["stage"]: [s["seconds"], s["peak_mb"]] for s in steps},
+           "evaluation": evaluation}
+    return verdict([row], f"at most {minutes:g} minutes and 6 GB", seconds <= 60 * minutes and peak <= 6000)
+
+
+def smoke() -> dict:
+    "The ten chapters in the smoke profile."
+    return whole_run("smoke", 4)
+
+
+def laptop() -> dict:
+    "The ten chapters in the laptop profile: what `make cookbook` runs."
+    return whole_run("laptop", 15)
+
+
+BENCHMARKS: dict[str, Callable[[], dict]] = {f.__name__: f for f in (camera_frame, episode, expert, dream, idm_frames, policy_latency, smoke, laptop)}
 
 
 # --- what surrounds a measurement --------------------------------------------------------------------------------

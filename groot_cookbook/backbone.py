@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor, nn
 
-from .core import CookbookError, checkpoint, torchvision_ready, write_json
+from .core import CookbookError, local, torchvision_ready, write_json
 
 torchvision_ready()
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM, SiglipVisionConfig, SiglipVisionModel
@@ -132,7 +132,7 @@ class Backbone(nn.Module):
 
     @classmethod
     def from_pretrained(cls, name: str | Path) -> "Backbone":
-        folder = Path(checkpoint(name))
+        folder = local(name)
         model = cls(BackboneConfig.from_upstream(read_config(folder, "backbone_cfg")["backbone_cfg"]), load_tokenizer(folder))
         return load_weights(model, folder).eval()
 

@@ -114,7 +114,7 @@ def hand_over(run: str | Path, stage: str, params: dict, inputs=(), volatile=())
                             if f.is_file() and f.relative_to(part).as_posix() not in volatile}
         manifest.versions = {"python": platform.python_version(), **{p: v for p in VERSIONED if (v := _version(p))}}
         manifest.seconds = round(time.monotonic() - _started, 1)
-        manifest.peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+        manifest.peak_mb = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) // 1024
         write_json(part / "manifest.json", asdict(manifest))
         shutil.rmtree(old, ignore_errors=True)
         if final.exists(): final.rename(old)
@@ -149,6 +149,17 @@ def checkpoint(name: str | Path) -> str:
     if str(name).count("/") == 1 and not str(name).startswith((".", "/", "~")): return str(name)
     have = ", ".join(sorted(p.name for p in own.glob("*") if p.is_dir())) or "none"
     raise CookbookError(f"no checkpoint called {str(name)!r}", own, f"Give a folder, a hub id (owner/name), or one of: {have}")
+
+
+def local(name: str | Path) -> Path:
+    "The folder of a checkpoint; one on the hub (`owner/name` or `owner/name@revision`) is taken from the cache or fetched: safetensors and text, nothing that runs."
+    name, _, revision = str(name).partition("@")
+    if (folder := Path(checkpoint(name))).is_dir(): return folder
+    from huggingface_hub import snapshot_download
+    try: return Path(snapshot_download(name, revision=revision or None, allow_patterns=["*.safetensors", "*.json", "*.txt"]))
+    except (OSError, ValueError) as e:       # every error of the hub is one of the two
+        raise CookbookError(f"cannot be fetched from the hub ({str(e).splitlines()[0] or type(e).__name__})", name,
+                            f"Accept its licence at huggingface.co/{name} and run `hf auth login`, or give a folder it was copied to") from e
 
 
 def card(folder: str | Path) -> dict:

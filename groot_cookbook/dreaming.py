@@ -21,8 +21,8 @@ from diffusers.pipelines.cosmos.pipeline_cosmos2_5_predict import CosmosSafetyCh
 from diffusers.utils import is_cosmos_guardrail_available
 
 # %% auto #0
-__all__ = ['Dream', 'OwnWeightsChecker', 'weights_sha', 'is_own', 'Dreamer', 'load_dreamer', 'prepare', 'check_wish', 'dream',
-           'Fidelity', 'psnr', 'ssim', 'fidelity', 'motion', 'to_episode', 'dream_all']
+__all__ = ['Dream', 'OwnWeightsChecker', 'weights_sha', 'is_own', 'Dreamer', 'load_dreamer', 'speak_up', 'stay_finite', 'prepare',
+           'check_wish', 'dream', 'Fidelity', 'psnr', 'ssim', 'fidelity', 'motion', 'to_episode', 'dream_all']
 
 # %% ../nbs/02_dreaming.ipynb #c011
 @dataclass(frozen=True, eq=False)
@@ -100,19 +100,21 @@ class Dreamer:
 # %% ../nbs/02_dreaming.ipynb #c017
 def load_dreamer(
     name: str | Path,                    # folder, name in data/checkpoints, or hub id with `@revision`
-    device: str = "cpu",
-    dtype: torch.dtype = torch.float32,
+    device: str | None = None,           # a GPU where there is one
+    dtype: torch.dtype | None = None,    # bfloat16 on a GPU, float32 elsewhere
 ) -> Dreamer:
     "Any Cosmos pipeline that starts from an image; with its guardrail unless the weights are this project's own."
     name, _, revision = str(name).partition("@")
-    where = checkpoint(name)
+    where, device = checkpoint(name), device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if Path(where).is_dir() and not (Path(where) / "model_index.json").is_file():
+        raise CookbookError("not a pipeline: no model_index.json", where, "Give the folder of a Cosmos pipeline, or a Cosmos checkpoint's name on the hub")
     own = Path(where).is_dir() and is_own(where)
     if not own and not is_cosmos_guardrail_available():
         raise CookbookError("weights that this project did not train load only with NVIDIA's guardrail, and `cosmos_guardrail` is not installed",
                             name, "Install it: pip install 'groot-cookbook[real]' (its two models are gated on the hub: accept their terms first)")
     try:
         if not Path(where).is_dir(): where = DiffusionPipeline.download(where, revision=revision or None)
-        pipe = DiffusionPipeline.from_pretrained(where, torch_dtype=dtype, **({"safety_checker": OwnWeightsChecker()} if own else {}))
+        pipe = DiffusionPipeline.from_pretrained(where, torch_dtype=dtype or (torch.float32 if device == "cpu" else torch.bfloat16), **({"safety_checker": OwnWeightsChecker()} if own else {}))
     except (OSError, ValueError, KeyError) as e:
         raise CookbookError(f"not a pipeline that can be loaded ({str(e).splitlines()[0]})", where,
                             "Give a folder with model_index.json, or a Cosmos checkpoint's name on the hub") from e
@@ -120,7 +122,24 @@ def load_dreamer(
     if "prompt" not in dreamer.takes or not {"image", "video"} & set(dreamer.takes):
         raise CookbookError(f"{type(pipe).__name__} does not dream from an image and a sentence", name, "Use a Video2World or Predict2.5 checkpoint")
     pipe.set_progress_bar_config(disable=True)
+    pipe.safety_checker.check_video_safety = speak_up(pipe.safety_checker.check_video_safety, name)
     return dreamer
+
+
+def speak_up(check_video, name: str):
+    "A refused video comes back from the guardrail as None, which diffusers passes on; say what happened instead."
+    def check(frames: np.ndarray) -> np.ndarray:
+        seen = check_video(frames)
+        if seen is None: raise CookbookError("the guardrail refuses the dreamed video", name, "Dream from another picture, or with another seed or sentence")
+        return seen
+    return check
+
+
+def stay_finite(pipe, step: int, time, held: dict) -> dict:
+    "Called by diffusers after each step: a dream that overflowed would otherwise end as black pixels."
+    if not torch.isfinite(held["latents"]).all():
+        raise CookbookError(f"the dream is NaN or infinite after step {step + 1}", type(pipe).__name__, "Dream in float32 or bfloat16, with a lower guidance")
+    return {}
 
 # %% ../nbs/02_dreaming.ipynb #c020
 def prepare(image: np.ndarray, size: tuple[int, int]) -> Image.Image:
@@ -161,7 +180,7 @@ def dream(
     (height, width), picture = dreamer.size, prepare(image, dreamer.size)
     offers = {"image": picture, "prompt": instruction, "num_frames": frames, "height": height, "width": width, "num_inference_steps": steps,
               "guidance_scale": guidance, "generator": torch.Generator().manual_seed(seed), "max_sequence_length": dreamer.tokens,
-              "fps": int(fps), "output_type": "np"}
+              "fps": int(fps), "output_type": "np", "callback_on_step_end": stay_finite}
     made = dreamer.pipe(**{k: v for k, v in offers.items() if k in dreamer.takes}).frames[0]
     video = (np.asarray(made) * 255).round().clip(0, 255).astype(np.uint8)
     return Dream(video, image, instruction, type(dreamer.pipe).__name__, dreamer.name, dreamer.weights_sha, seed, fps, steps, float(guidance))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +22,8 @@ _all_ = ["Modality", "TABLETOP", "Finding", "validate", "summarise"]
 
 # %% auto #0
 __all__ = ['Episode', 'portrait', 'Source', 'record', 'Normalizer', 'write_dataset', 'choose', 'Dataset', 'recompute',
-           'statistics', 'convert', 'RatioSampler', 'mix', 'Part', 'take', 'write_seeds', 'write_source', 'Modality',
-           'TABLETOP', 'Finding', 'validate', 'summarise']
+           'statistics', 'convert', 'at_rate', 'RatioSampler', 'mix', 'Part', 'take', 'write_seeds', 'write_source',
+           'Modality', 'TABLETOP', 'Finding', 'validate', 'summarise']
 
 # %% ../nbs/01_episodes.ipynb #c009
 @dataclass(frozen=True, eq=False, repr=False)
@@ -249,6 +249,21 @@ def convert(path: str | Path, to: str | Path, version: str, camera: str | None =
     return write_dataset(d, to, version, d.robot_type, modality=d.modality)
 
 # %% ../nbs/01_episodes.ipynb #c042
+def at_rate(e: Episode, fps: float) -> Episode:
+    "The same episode on another clock; nothing is drawn that the camera did not see."
+    if e.fps == fps: return e
+    if not fps > 0: raise CookbookError(f"{fps} frames a second", "at_rate", "Give a positive rate")
+    ratio, length = e.fps / fps, int((e.length - 1) * fps / e.fps + 1e-6) + 1
+    ticks = np.arange(length) * ratio
+    nearest, before = np.floor(ticks + .5).astype(int).clip(max=e.length - 1), np.floor(ticks + 1e-6).astype(int)
+    after, share = np.minimum(before + 1, e.length - 1), (ticks - before)[:, None].clip(0, 1)
+    state = e.state[before] * (1 - share) + e.state[after] * share
+    given = np.ceil(ticks + ratio - 1e-6).astype(int).clip(1, e.length) - 1     # the last command before the next tick
+    actions = e.actions[given]
+    if length > 1: actions[-1] = actions[-2]                                    # the row of the last frame repeats the one before, here too
+    return replace(e, frames=e.frames[nearest], state=state, actions=actions, fps=float(fps))
+
+# %% ../nbs/01_episodes.ipynb #c045
 class RatioSampler:
     "Endless batches of (dataset, item) in which the stated ratio holds: what rounding takes from one batch the next returns."
     def __init__(self, sizes: Sequence[int], ratios: Sequence[float], batch: int, seed: int = 0):
@@ -277,12 +292,12 @@ class RatioSampler:
         if not decks[k]: decks[k] = rng.permutation(self.sizes[k]).tolist()
         return decks[k].pop()
 
-# %% ../nbs/01_episodes.ipynb #c043
+# %% ../nbs/01_episodes.ipynb #c046
 def mix(datasets: Sequence, ratios: Sequence[float], batch: int, seed: int = 0) -> RatioSampler:
     "A sampler over anything that has a length: `mix([teleop, dreams], [.7, .3], batch=32)`."
     return RatioSampler([len(d) for d in datasets], ratios, batch, seed)
 
-# %% ../nbs/01_episodes.ipynb #c046
+# %% ../nbs/01_episodes.ipynb #c049
 class Part(Sequence):
     "Some episodes of a dataset, still on disk."
     def __init__(self, dataset: Dataset, numbers: Sequence[int]): self.dataset, self.numbers = dataset, numbers
@@ -297,8 +312,8 @@ def take(path: str | Path, heldout: int) -> Source:
         more = f" (and {len(errors) - 1} more: see `groot-cookbook validate`)" if len(errors) > 1 else ""
         raise CookbookError(errors[0].what + more, Path(path) / errors[0].file, errors[0].do)
     d = Dataset(path)
-    if not 0 < heldout < len(d): raise CookbookError(f"cannot hold out {heldout} of {len(d)} episodes", path, "Leave at least one episode on each side")
-    n = len(d) - heldout
+    if len(d) < 2: raise CookbookError(f"{len(d)} episodes", path, "Record at least two: one to learn from, one to be measured on")
+    n = len(d) - max(1, min(heldout, len(d) // 5))            # never more than a fifth, so that a profile's number fits a small dataset
     return Source("dataset", d.robot_type, d.modality, Part(d, range(n)), Part(d, range(n, len(d))), findings)
 
 
@@ -311,7 +326,7 @@ def write_seeds(episodes: Iterable[Episode], folder: Path) -> Path:
     write_json(folder / "seeds.json", table)
     return folder
 
-# %% ../nbs/01_episodes.ipynb #c056
+# %% ../nbs/01_episodes.ipynb #c059
 def write_source(source: Source, folder: Path, path: str, seeds: Path | None = None, dream_seeds: int = 2) -> None:  # seeds: a folder of them, made elsewhere
     "The folders that later chapters read."
     for name in ("teleop", "heldout"): write_dataset(getattr(source, name), folder / name, robot_type=source.robot_type, modality=source.modality)

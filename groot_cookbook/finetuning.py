@@ -24,7 +24,7 @@ from tqdm import tqdm
 from . import optimizer
 from .action_head import ActionHead, flow_time
 from .core import CookbookError
-from .episodes import Dataset, RatioSampler
+from .episodes import Dataset, RatioSampler, at_rate
 from .policy import GrootPolicy
 
 # %% auto #0
@@ -87,7 +87,8 @@ def cache_features(
     "The frozen backbone's features of a dataset, episode by episode."
     p, horizon = policy.processor, policy.config.action_head.action_horizon
     device, parts, base = policy.device, [], 0
-    for e in tqdm((dataset[i] for i in range(len(dataset))), total=len(dataset), desc=f"looking at {tag}", unit="episode", mininterval=5):
+    rate = p.embodiment(tag).fps                      # a chunk of 16 has to last equally long in every row
+    for e in tqdm((at_rate(dataset[i], rate) for i in range(len(dataset))), total=len(dataset), desc=f"looking at {tag}", unit="episode", mininterval=5):
         at = kept_frames(e.length, stride)
         later = torch.tensor([base + int(np.searchsorted(at, min(t + horizon, e.length - 1))) for t in at])
         base += len(at)

@@ -24,8 +24,8 @@ from .idm_model import IDMConfig, InverseDynamics
 _all_ = ["IDMConfig", "InverseDynamics"]
 
 # %% auto #0
-__all__ = ['EVERY', 'pairs', 'configure', 'prepare', 'spoil', 'Pool', 'fit_idm', 'Labels', 'label', 'usual_doubt', 'resample',
-           'Dimension', 'Reading', 'best_lag', 'measure', 'traces', 'label_dream', 'IDMConfig', 'InverseDynamics']
+__all__ = ['EVERY', 'pairs', 'configure', 'prepare', 'spoil', 'Pool', 'fit_idm', 'Labels', 'label', 'usual_doubt', 'Dimension',
+           'Reading', 'best_lag', 'measure', 'traces', 'label_dream', 'IDMConfig', 'InverseDynamics']
 
 # %% ../nbs/03_idm.ipynb #c013
 def pairs(episode: Episode, gap: int = 1): # (first frames, frames `gap` later, the `gap` actions between): (N, H, W, 3) twice, (N, gap, A)
@@ -216,18 +216,7 @@ def usual_doubt(idm: InverseDynamics, episodes: Iterable[Episode]) -> float:
     "Spread of the opinions that only one step in twenty of these clips exceeds."
     return float(np.quantile(np.concatenate([label(idm, e.frames, e.fps).spread for e in episodes]), .95)) or 1.0
 
-# %% ../nbs/03_idm.ipynb #c028
-def resample(
-    frames: np.ndarray, # (T, H, W, 3) uint8
-    fps: float,         # rate of the clip
-    to: float,          # rate wanted; not higher
-) -> np.ndarray:        # the nearest frame at every tick of the slower clock
-    "Take frames out of a clip so that it has the rate an IDM was trained at. Frames that were never drawn are not invented."
-    if to > fps: raise CookbookError(f"{fps:g} Hz has no frames between its frames", "idm", f"Generate the clip at {to:g} Hz or train an IDM at {fps:g} Hz")
-    ticks = np.arange(int((len(frames) - 1) * to / fps + 1e-6) + 1) * fps / to
-    return frames[np.round(ticks).astype(int)]
-
-# %% ../nbs/03_idm.ipynb #c034
+# %% ../nbs/03_idm.ipynb #c033
 @dataclass
 class Dimension:
     "How well one number of the action was read."
@@ -264,7 +253,7 @@ class Reading:
         return {"steps": self.steps, "lag": self.lag, "foresight": round(self.foresight, 4), "keys": self.keys,
                 "dimensions": [{k: round(v, 5) if isinstance(v, float) else v for k, v in asdict(d).items()} for d in self.dimensions]}
 
-# %% ../nbs/03_idm.ipynb #c035
+# %% ../nbs/03_idm.ipynb #c034
 def best_lag(labels: np.ndarray, actions: np.ndarray, most: int = 4) -> int:
     "The shift in steps at which labels (N, A) fit actions (N, A) best; 0 if they are in order and on time."
     if len(labels) <= 2 * most: return 0
@@ -296,7 +285,7 @@ def measure(
     return Reading(dimensions, len(said), keys, _rank_correlation(np.concatenate([r.spread for r in read]), error), int(np.median(lags)),
                    error, np.concatenate([r.confidence for r in read]))
 
-# %% ../nbs/03_idm.ipynb #c036
+# %% ../nbs/03_idm.ipynb #c035
 def _summary(dimensions: list[Dimension]) -> dict:
     "Mean over the dimensions of one modality key."
     def mean(name, kinds): return round(float(np.mean(v)), 5) if (v := [getattr(d, name) for d in dimensions if d.kind in kinds]) else None
@@ -308,7 +297,7 @@ def _rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
     if a.std() == 0 or b.std() == 0: return 0.0
     return float(np.corrcoef(a.argsort().argsort(), b.argsort().argsort())[0, 1])
 
-# %% ../nbs/03_idm.ipynb #c041
+# %% ../nbs/03_idm.ipynb #c040
 def traces(labels: Labels, actions: np.ndarray, dimensions: list[int], names: list[str], fps: float):
     "A figure of what was read (colour) over what was done (grey), one row a dimension."
     import matplotlib.pyplot as plt
@@ -321,7 +310,7 @@ def traces(labels: Labels, actions: np.ndarray, dimensions: list[int], names: li
     axes[-1, 0].set_xlabel("s")
     return fig
 
-# %% ../nbs/03_idm.ipynb #c055
+# %% ../nbs/03_idm.ipynb #c054
 def label_dream(
     idm: InverseDynamics,
     dream: Episode,     # a clip without state and actions

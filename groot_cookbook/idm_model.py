@@ -46,7 +46,7 @@ class IDMConfig:
     def check_rate(self, fps: float) -> None:
         "An action is what happens between two frames; at another rate it is another action."
         if fps != self.fps:
-            raise CookbookError(f"a clip at {fps:g} Hz for an IDM at {self.fps:g} Hz", "idm", "Resample the clip (idm.resample) or train an IDM at its rate")
+            raise CookbookError(f"a clip at {fps:g} Hz for an IDM at {self.fps:g} Hz", "idm", "Put it on the right clock (episodes.at_rate) or train an IDM at its rate")
 
     @property
     def constant(self) -> list[int]: return [i for i, (a, b) in enumerate(zip(self.low, self.high)) if a == b]

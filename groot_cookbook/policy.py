@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerFast
 
 from .action_head import ActionHead, ActionHeadConfig, flow_time
 from .backbone import Backbone, BackboneConfig, load_tokenizer, load_weights, pixels, read_config, save_weights, tiny_backbone, tokens
-from .core import CookbookError, checkpoint, write_json
+from .core import CookbookError, local, write_json
 from .episodes import Dataset, Normalizer
 
 _all_ = ["ActionHead", "ActionHeadConfig", "Backbone", "BackboneConfig", "flow_time", "tiny_backbone"]
@@ -206,7 +206,7 @@ class GrootPolicy(nn.Module):
 
     @classmethod
     def from_pretrained(cls, name: str | Path, upstream_compatible: bool = False) -> "GrootPolicy":
-        folder = Path(checkpoint(name))
+        folder = local(name)
         read_config(folder, "backbone_cfg")
         config = PolicyConfig.from_upstream(read_config(folder, "action_head_cfg"))
         return load_weights(cls(config, load_processor(folder, config), upstream_compatible), folder).eval()
@@ -247,9 +247,9 @@ def build_policy(
 
 
 def first_policy(name: str, robot: Embodiment, width: int = 128, layers: int = 4, seed: int = 0) -> GrootPolicy:
-    "From a backbone, a policy with a new head; from a whole policy (`nvidia/GR00T-N1.5-3B`, or one of your own), that policy with this robot added."
-    folder = Path(checkpoint(name))
+    "From a backbone, a policy with a new head; from a whole policy (`nvidia/GR00T-N1.5-3B`, or one of your own), that policy with this robot in place of those it drove."
+    folder = local(name)
     if "action_head_cfg" not in read_config(folder, "backbone_cfg"): return build_policy(Backbone.from_pretrained(folder), robot, width, layers, seed)
     policy = GrootPolicy.from_pretrained(folder)
-    policy.processor.embodiments |= {robot.tag: robot, "dreams": replace(robot, tag="dreams")}
+    policy.processor.embodiments = {robot.tag: robot, "dreams": replace(robot, tag="dreams")}
     return policy

@@ -190,3 +190,20 @@ def test_noise_levels_are_shifted_upward():
     import torch
     s = draw_sigma(4000, torch.Generator().manual_seed(0))
     assert 0 < s.min() and s.max() < 1 and abs(float(s.median()) - 5 / 6) < .02
+
+
+def test_refused_video(folder, monkeypatch):
+    monkeypatch.setattr(dreaming.OwnWeightsChecker, "check_video_safety", lambda self, frames: None)
+    with pytest.raises(CookbookError, match="refuses the dreamed video"): dream(load_dreamer(folder), PICTURE, SENTENCE, steps=1)
+
+
+def test_a_dream_that_overflows_is_no_dream(folder):
+    import torch
+    broken = load_dreamer(folder)
+    with torch.no_grad(): next(broken.pipe.transformer.parameters()).fill_(float("nan"))
+    with pytest.raises(CookbookError, match="NaN or infinite after step 1"): dream(broken, PICTURE, SENTENCE, steps=2)
+
+
+@pytest.mark.parametrize("name", ["tiny-idm", "tiny-reason", "tiny-backbone"])
+def test_a_checkpoint_of_another_kind(name):
+    with pytest.raises(CookbookError, match="not a pipeline"): load_dreamer(name)

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from groot_cookbook.core import CookbookError
-from groot_cookbook.episodes import Dataset, Episode, Modality
+from groot_cookbook.episodes import Dataset, Episode, Modality, at_rate
 from groot_cookbook.idm import (IDMConfig, InverseDynamics, best_lag, configure, fit_idm, label, label_dream, measure, pairs, prepare,
-                                resample, spoil, usual_doubt)
+                                spoil, usual_doubt)
 
 
 def clip(T=24, A=4, size=16, fps=10., seed=0, still=True):
@@ -68,19 +68,7 @@ def test_the_clock_is_checked():
     with pytest.raises(CookbookError, match="20 Hz for an IDM at 10 Hz"): label(idm, CLIPS[0].frames, 20.)
     with pytest.raises(CookbookError, match="Hz"): measure(idm, [replace(CLIPS[0], fps=20.)])
     with pytest.raises(CookbookError, match="frames a second"): configure([CLIPS[0], replace(CLIPS[1], fps=20.)])
-    assert len(label(idm, resample(CLIPS[0].frames, 20., 10.), 10.).actions) == 11
-
-
-@given(T=st.integers(2, 60), fps=st.sampled_from([8., 10., 16., 20., 30.]), to=st.sampled_from([5., 8., 10., 16., 20., 30.]))
-@settings(max_examples=40, deadline=None)
-def test_resampling_keeps_order_and_duration(T, fps, to):
-    frames = np.arange(T, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 3), np.uint8)
-    if to > fps:
-        with pytest.raises(CookbookError, match="no frames between"): resample(frames, fps, to)
-        return
-    out = resample(frames, fps, to)[:, 0, 0, 0].astype(int)
-    assert out[0] == 0 and (np.diff(out) >= 1).all() and abs((len(out) - 1) / to - (T - 1) / fps) < 1 / to
-    assert np.abs(out / fps - np.arange(len(out)) / to).max() <= .5 / fps + 1e-9
+    assert len(label(idm, at_rate(replace(CLIPS[0], fps=20.), 10.).frames, 10.).actions) == 11
 
 
 @given(T=st.integers(2, 40), gap=st.integers(1, 20), A=st.integers(1, 5))
