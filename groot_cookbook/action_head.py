@@ -17,7 +17,7 @@ from .core import CookbookError
 # %% auto #0
 __all__ = ['sinusoid', 'Attention', 'Widen', 'FeedForward', 'AdaNorm', 'modulate', 'Block', 'TimestepEncoder', 'DiT',
            'SelfAttentionTransformer', 'CategoryLinear', 'CategoryMLP', 'ActionEncoder', 'ActionHeadConfig',
-           'ActionHead', 'flow_time']
+           'step_times', 'ActionHead', 'flow_time']
 
 # %% ../nbs/05b_action_head.ipynb #c011
 def sinusoid(t: Tensor, dim: int, shift: int = 0, cos_first: bool = False) -> Tensor: # (...,) time -> (..., dim)
@@ -111,7 +111,7 @@ class TimestepEncoder(nn.Module):
         first, second = self.timestep_embedder["linear_1"], self.timestep_embedder["linear_2"]
         return second(F.silu(first(sinusoid(t, 256, shift=1, cos_first=True).to(first.weight.dtype))))
 
-
+# %% ../nbs/05b_action_head.ipynb #c019
 class DiT(nn.Module):
     "Even blocks look at the vision-language tokens, odd blocks at the 49 tokens of state, future and action."
     def __init__(self, num_layers: int, num_attention_heads: int, attention_head_dim: int, cross_attention_dim: int, output_dim: int,
@@ -156,7 +156,7 @@ class SelfAttentionTransformer(nn.Module):
         for block in self.transformer_blocks: x = block(x, mask=mask)
         return x
 
-# %% ../nbs/05b_action_head.ipynb #c019
+# %% ../nbs/05b_action_head.ipynb #c021
 class CategoryLinear(nn.Module):
     "A linear layer with one weight per robot."
     def __init__(self, categories: int, dim_in: int, dim_out: int):
@@ -193,7 +193,7 @@ class ActionEncoder(nn.Module):
         code = sinusoid(t, x.shape[-1]).to(x.dtype)[:, None].expand_as(x)
         return self.W3(F.silu(self.W2(torch.cat((x, code), -1), robot)), robot)
 
-# %% ../nbs/05b_action_head.ipynb #c021
+# %% ../nbs/05b_action_head.ipynb #c023
 @dataclass
 class ActionHeadConfig:
     "N1.5's action head; the defaults are the 3B model's, the names are those of upstream's `action_head_cfg`."
@@ -225,7 +225,13 @@ class ActionHeadConfig:
     def from_upstream(cls, cfg: dict) -> "ActionHeadConfig":
         return cls(**{f.name: cfg[f.name] for f in fields(cls) if f.name in cfg})
 
-# %% ../nbs/05b_action_head.ipynb #c022
+# %% ../nbs/05b_action_head.ipynb #c024
+def step_times(config: ActionHeadConfig, steps: int | None = None) -> list[int]:
+    "Flow times of an Euler walk from noise (0) towards data (1000), in thousandths."
+    steps = steps or config.num_inference_timesteps
+    return [int(i / steps * config.num_timestep_buckets) for i in range(steps)]
+
+# %% ../nbs/05b_action_head.ipynb #c026
 class ActionHead(nn.Module):
     "Adapter, per-robot encoders and decoder, future tokens and DiT: from vision-language features and state to a chunk of actions."
     def __init__(self, config: ActionHeadConfig, upstream_compatible: bool = False):
@@ -249,16 +255,11 @@ class ActionHead(nn.Module):
         if self.vl_self_attention is not None: context = self.vl_self_attention(context, self.mask(mask))
         return self.model.keys_values(context)
 
-    def velocity(self,
-        keys_values: list,                # from `look`
-        mask: Tensor | None,              # (B, L) of the vision-language tokens
-        state: Tensor,                    # (B, S) padded and normalised
-        actions: Tensor,                  # (B, H, A) noised
-        t: Tensor,                        # (B,) flow time in thousandths
-        robot: Tensor,                    # (B,) embodiment slots
-        modulations: list | None = None,  # of `t`, if they are known already
-        layer: int = -1,                  # where FLARE looks
-    ) -> tuple[Tensor, Tensor | None]:    # (B, H, A) velocity, (B, M, D) future tokens after `layer`
+    def velocity(self, keys_values: list, mask: Tensor | None, state: Tensor, actions: Tensor, t: Tensor, robot: Tensor,
+                 modulations: list | None = None, layer: int = -1) -> tuple[Tensor, Tensor | None]:
+        """Velocity (B, H, A) of noised `actions` at flow time `t` (B,) in thousandths, and the future tokens (B, M, D) after block `layer`, where FLARE looks.
+
+        `keys_values` come from `look`, `modulations` are those of `t` if they are known already; `state` (B, S) is padded and normalised, `robot` (B,) names slots."""
         x = self.action_encoder(actions, t, robot)
         if self.position_embedding is not None: x = x + self.position_embedding.weight[: x.shape[1]]
         future = self.future_tokens.weight.expand(len(x), -1, -1).to(x.dtype)
@@ -266,21 +267,16 @@ class ActionHead(nn.Module):
         out, hidden = self.model(x, keys_values, self.model.modulations(t) if modulations is None else modulations, self.mask(mask), layer)
         return self.action_decoder(out[:, -actions.shape[1]:], robot), None if hidden is None else hidden[:, 1: 1 + future.shape[1]]
 
-    def step_times(self, steps: int | None = None) -> list[int]:
-        "Flow times of an Euler walk from noise (0) towards data (1000), in thousandths."
-        steps = steps or self.config.num_inference_timesteps
-        return [int(i / steps * self.config.num_timestep_buckets) for i in range(steps)]
-
     def forward(self, features: Tensor, mask: Tensor | None, state: Tensor, robot: Tensor, noise: Tensor, steps: int | None = None) -> Tensor:
         "Sample a chunk: Euler steps along the velocity, from `noise` (B, H, A)."
-        keys_values, times, x = self.look(features, mask), self.step_times(steps), noise
+        keys_values, times, x = self.look(features, mask), step_times(self.config, steps), noise
         every = self.model.modulations(torch.tensor(times, device=noise.device))
         for i, time in enumerate(times):
             t = torch.full((len(x),), time, device=x.device)
             x = x + self.velocity(keys_values, mask, state, x, t, robot, [m[i: i + 1] for m in every])[0] / len(times)
         return x
 
-# %% ../nbs/05b_action_head.ipynb #c024
+# %% ../nbs/05b_action_head.ipynb #c028
 def flow_time(config: ActionHeadConfig, n: int, generator: torch.Generator | None = None) -> Tensor: # (n,)
     "Training times: t = (s - u) / s with u ~ Beta(a, b), which favours the noisy end (mean about 0.4)."
     a, b = config.noise_beta_alpha, config.noise_beta_beta

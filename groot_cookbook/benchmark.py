@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json, math, time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np

@@ -101,7 +101,7 @@ def slide(rng, trace):
     before = lifted(trace) - 6 if colour == trace.scene.target else 50
     t0 = int(rng.integers(0, 6 if before < 30 else 30)); t1 = min(before, t0 + int(rng.integers(8, 16)))
     ramp = np.clip((np.arange(len(q)) - t1) / max(t1 - t0, 1), -1, 0)[:, None]
-    q[:, s:s + 2] += ramp * (q[t1, s:s + 2] - free_spot(rng, trace, .07)) 
+    q[:, s:s + 2] += ramp * (q[t1, s:s + 2] - free_spot(rng, trace, .07))
     return Broken(q, (-1, -1, 1, 0, arrived(trace, q)))
 
 # %% ../nbs/train/92a_forgeries.ipynb #c014

@@ -21,7 +21,7 @@ from statsmodels.stats.proportion import proportion_confint
 from tqdm import tqdm
 
 from .core import CookbookError
-from .workspace import Scene, Tabletop, expert, proprioception, sample_scene, seeds
+from .workspace import Scene, Tabletop, expert, proprioception
 
 # %% ../nbs/07_evaluation.ipynb #c009
 class Actor(Protocol):

@@ -15,7 +15,7 @@ import torch
 from onnx import ModelProto
 from torch import Tensor, nn
 
-from .action_head import CategoryLinear
+from .action_head import CategoryLinear, step_times
 from .core import CookbookError, data_dir, write_json
 from .episodes import Dataset
 from .graphs import Piece, open_session, weave
@@ -33,7 +33,7 @@ def observations(
     n: int = 4,
     seed: int = 0,                        # of frames and noise
 ) -> list[dict[str, np.ndarray]]:         # one dict of graph inputs per observation, batch 1
-    "Real inputs of the policy, with the noise fixed and the instruction padded to one length."
+    "Real inputs of the policy, with the noise fixed and the instruction padded to one length: that of the dataset's longest, whichever are drawn."
     rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
     processor, found = replace(policy.processor, length=None), []
     for _ in range(n):
@@ -41,7 +41,8 @@ def observations(
         state, _, instruction = dataset.rows(i)
         t = int(rng.integers(len(state)))
         found.append((dataset.frames(i, [t]), instruction, state[t: t + 1]))
-    longest = max(processor(image, [text], state, tag)["input_ids"].shape[1] for image, text, state in found)
+    image, _, state = found[0]
+    longest = max(processor(image, [text], state, tag)["input_ids"].shape[1] for text in set(dataset.layout.tasks.values()))
     processor.length = -(-longest // 8) * 8
     rows = [processor(image, [text], state, tag) | {"noise": policy.noise(1, generator)} for image, text, state in found]
     return [{k: v.numpy() for k, v in row.items() if k != "embodiment_id"} for row in rows]
@@ -125,7 +126,7 @@ def trace(
 @torch.no_grad()
 def action_head_graph(policy: GrootPolicy, features: Tensor, x: dict[str, Tensor], steps: int, opset: int = 22) -> ModelProto: # settled policy
     "features, attention_mask, state, noise -> actions: the denoising loop unrolled, modulations baked in."
-    head, times = policy.action_head, policy.action_head.step_times(steps)
+    head, times = policy.action_head, step_times(policy.action_head.config, steps)
     look, step = Look(policy), Step(policy, 1 / len(times))
     every = head.model.modulations(torch.tensor(times))
     first, t = [m[:1] for m in every], torch.tensor(times[:1])

@@ -4,7 +4,7 @@
 
 # %% ../nbs/04_filtering.ipynb #c004
 from __future__ import annotations
-import json, math
+import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -80,7 +80,7 @@ class Critic:
         wanted = self.processor.video_processor.num_frames or length / fps * self.family.fps
         return np.linspace(0, length - 1, max(2, 2 * round(wanted / 2))).round().astype(int)
 
-# %% ../nbs/04_filtering.ipynb #c013
+# %% ../nbs/04_filtering.ipynb #c014
 def load_critic(name: str | Path, device: str | None = None) -> Critic:   # a folder, a name in data/checkpoints, or a hub id
     "A critic by name; only safetensors are read, and no code that comes with a checkpoint is run."
     path = checkpoint(name)
@@ -92,7 +92,7 @@ def load_critic(name: str | Path, device: str | None = None) -> Critic:   # a fo
     processor = AutoProcessor.from_pretrained(path, trust_remote_code=False)
     return Critic(model, processor, FAMILIES[kind], str(name), {k: tuple(v) for k, v in card(path).get("calibration", {}).items()})
 
-# %% ../nbs/04_filtering.ipynb #c019
+# %% ../nbs/04_filtering.ipynb #c020
 def clip_of(dream) -> np.ndarray:  # (T, H, W, 3) uint8
     "The frames of a Dream, an Episode or a plain array, checked."
     frames = np.asarray(getattr(dream, "video", getattr(dream, "frames", dream)))
@@ -118,14 +118,14 @@ def log_odds(critic: Critic, frames: np.ndarray, fps: float, questions: list[str
 
 def probability(log_odds, slope: float = 1., offset: float = 0.): return 1 / (1 + np.exp(-np.clip(slope * np.asarray(log_odds) + offset, -30, 30)))
 
-# %% ../nbs/04_filtering.ipynb #c027
+# %% ../nbs/04_filtering.ipynb #c028
 def auc(scores: np.ndarray, good: np.ndarray) -> float:  # (N,), (N,) of bool
     "The chance that a good clip scores above a bad one (ROC-AUC); ties count half."
     scores, good = np.asarray(scores, float), np.asarray(good, bool)
     if good.all() or not good.any(): return math.nan
     return float(np.mean((scores[good][:, None] > scores[~good]) + .5 * (scores[good][:, None] == scores[~good])))
 
-# %% ../nbs/04_filtering.ipynb #c030
+# %% ../nbs/04_filtering.ipynb #c031
 def balance(good: np.ndarray) -> np.ndarray:  # (N,) of 0 or 1 -> (N,), sum N
     "Weights under which both answers are equally common."
     good = np.asarray(good, bool)
@@ -148,7 +148,7 @@ def reliability(said: np.ndarray, good: np.ndarray, bins: int = 5):  # (N,), (N,
     mean = lambda x, b: np.average(np.asarray(x, float)[b], weights=weight[b])
     return tuple(np.array([f(b) for b in parts]) for f in (lambda b: mean(said, b), lambda b: mean(good, b), len))
 
-# %% ../nbs/04_filtering.ipynb #c033
+# %% ../nbs/04_filtering.ipynb #c034
 def physics(probabilities: dict[str, float]) -> float:
     "The most doubted of the four physical questions: one broken law is enough."
     return float(np.min([probabilities[q] for q in PHYSICS]))       # NaN if any is NaN; Python's min would lose it
@@ -160,7 +160,7 @@ def combine(probabilities: dict[str, float], consistency: float | None = None) -
     if not all(math.isfinite(p) for p in parts): return 0.
     return float(np.prod(np.clip(parts, 0, 1)) ** (1 / len(parts)))
 
-# %% ../nbs/04_filtering.ipynb #c037
+# %% ../nbs/04_filtering.ipynb #c038
 def tradeoff(scores: np.ndarray, good: np.ndarray, thresholds: np.ndarray) -> dict[str, np.ndarray]:
     "Precision, recall and keep rate at each threshold; precision is 1 where nothing is kept."
     scores, good = np.asarray(scores, float), np.asarray(good, bool)
@@ -168,7 +168,7 @@ def tradeoff(scores: np.ndarray, good: np.ndarray, thresholds: np.ndarray) -> di
     hits = (kept & good).sum(1)
     return {"precision": np.where(kept.any(1), hits / np.maximum(kept.sum(1), 1), 1.), "recall": hits / max(good.sum(), 1), "keep rate": kept.mean(1)}
 
-# %% ../nbs/04_filtering.ipynb #c041
+# %% ../nbs/04_filtering.ipynb #c042
 @dataclass(frozen=True)
 class Verdict:
     "What the critic said about one dream, and whether it is kept."

@@ -246,7 +246,7 @@ def finetune(
     tuned.action_head.load_state_dict(average if r.ema else bare.head.state_dict())
     return Training(tuned.eval(), curve)
 
-
+# %% ../nbs/06_flare_finetune.ipynb #c031
 def one_step(accelerator: Accelerator, student: nn.Module, steppers: list, data: Cache, rows: list[int], r: Recipe, step: int) -> dict[str, Tensor]:
     "One gradient step; all randomness comes from the seed and the step's number."
     generator = torch.Generator().manual_seed(r.seed * 1_000_003 + step)
@@ -261,7 +261,7 @@ def one_step(accelerator: Accelerator, student: nn.Module, steppers: list, data:
     optimizer.step(steppers, r.rate(step))
     return losses
 
-# %% ../nbs/06_flare_finetune.ipynb #c030
+# %% ../nbs/06_flare_finetune.ipynb #c033
 @torch.inference_mode()
 def action_error(policy: GrootPolicy, cache: Cache, rows: int = 64, seed: int = 0) -> float:
     "Mean absolute error of sampled chunks against the recorded ones, as a share of each joint's half range."

@@ -95,13 +95,8 @@ class Processor:
                                 f"It knows {', '.join(self.embodiments) or 'none'}; fine-tune it on yours first")
         return self.embodiments[tag]
 
-    def __call__(self,
-        images,                           # (B, V, H, W, 3) or (B, H, W, 3) uint8, any size
-        instructions: list[str],          # one per row
-        state,                            # (B, S) raw, or None where it is unknown
-        tag: str,                         # embodiment of all rows
-    ) -> dict[str, Tensor]:
-        "Everything that `encode` and `act` take."
+    def __call__(self, images, instructions: list[str], state, tag: str) -> dict[str, Tensor]:
+        "What `encode` and `act` take, from images (B, V, H, W, 3) or (B, H, W, 3) uint8 of any size, a sentence a row, raw state (B, S) or None, and the robot of all rows."
         images = torch.as_tensor(np.asarray(images))
         images = images[:, None] if images.ndim == 4 else images
         if isinstance(instructions, str) or len(instructions) != len(images):
@@ -171,8 +166,7 @@ class GrootPolicy(nn.Module):
         self.backbone = Backbone(config.backbone, processor and processor.tokenizer)
         self.action_head = ActionHead(config.action_head, upstream_compatible)
 
-    def encode(self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor: # -> (B, L, D)
-        return self.backbone(pixel_values, input_ids, attention_mask)
+    def encode(self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor: return self.backbone(pixel_values, input_ids, attention_mask) # (B, L, D)
 
     def act(self, features: Tensor, mask: Tensor, state: Tensor, embodiment_id: Tensor, noise: Tensor) -> Tensor: # -> (B, H, 32) normalised
         return self.action_head(features, mask, state, embodiment_id, noise)

@@ -5,7 +5,7 @@
 # %% ../nbs/train/92_tiny_reason.ipynb #c003
 from __future__ import annotations
 import json, os, time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,8 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import get_vision_positi
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from .critic_data import KNOWN, UNSEEN, read_shards
-from .filtering import CLOSING, FAMILIES, SYSTEM, QUESTIONS, Critic, auc, combine, platt, probability, questions_about, tradeoff
+from .filtering import CLOSING, SYSTEM, QUESTIONS, auc, combine, probability, questions_about, tradeoff
+from .optimizer import optimizers, recall, remember, step as one_step
 from .workspace import COLOURS, FRAMES, INSTRUCTION, SIDES
 
 # %% auto #0
@@ -89,7 +90,6 @@ def _rope(x, cos, sin):
 
 def see(model, frames: torch.Tensor, processor) -> torch.Tensor:  # (B, T, 3, H, W) in -1..1 -> (B, T/2 * 16, width)
     "The model's own vision tower over whole batches at once: the library's loops over frames in Python. Same numbers, six times faster on a CPU."
-    from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import get_vision_position_ids
     tower, vp = model.model.visual, processor.video_processor
     patches, pairs, rows, cols = vp.patchify(frames, vp.patch_size, vp.merge_size, vp.temporal_patch_size)
     n = rows * cols
@@ -144,7 +144,7 @@ class Packed:
         mask[:, P:, P:] &= own[:, :, None] == own[:, None, :]
         return ids, places, mask[:, None], ends
 
-# %% ../nbs/train/92_tiny_reason.ipynb #c016
+# %% ../nbs/train/92_tiny_reason.ipynb #c017
 def answers(model, processor, packed: Packed, frames: torch.Tensor, questions: list[list[str]]):  # -> logits (B, Q, words), vision tokens
     "First-token logits of every question of every clip, in one pass."
     ids, places, mask, ends = packed.rows(processor, questions)
@@ -155,7 +155,7 @@ def answers(model, processor, packed: Packed, frames: torch.Tensor, questions: l
     hidden = model.model.language_model(inputs_embeds=x, attention_mask=mask, position_ids=places, use_cache=False).last_hidden_state
     return model.lm_head(hidden.gather(1, ends[..., None].expand(-1, -1, hidden.shape[-1]))).float(), vision
 
-# %% ../nbs/train/92_tiny_reason.ipynb #c018
+# %% ../nbs/train/92_tiny_reason.ipynb #c019
 def soften(frames: torch.Tensor, rng: torch.Generator) -> torch.Tensor:  # (B, T, 3, H, W) in 0..1
     "Clips as a VAE might hand them back: a little blur, a colour cast, blocky noise; the same in every frame of a clip."
     B, T, C, H, W = frames.shape
@@ -171,13 +171,14 @@ def soften(frames: torch.Tensor, rng: torch.Generator) -> torch.Tensor:  # (B, T
     fine = torch.randn(out.shape, generator=rng)
     return (out + blocks * (r(B, 1, 1, 1, 1) * .03 - .01).clamp(0) + fine * (r(B, 1, 1, 1, 1) * .05 - .01).clamp(0)).clamp(0, 1)
 
-# %% ../nbs/train/92_tiny_reason.ipynb #c020
+# %% ../nbs/train/92_tiny_reason.ipynb #c021
 @dataclass
 class Training:
     "How the tiny critic is trained."
     steps: int = 4000
     batch: int = 8
-    rate: float = 1e-3
+    rate: float = 1e-3         # peak, of AdamW on the outer layers
+    muon_rate: float = .02     # peak, of Muon on the matrices inside
     warmup: int = 100
     auxiliary: float = 1.0
     seed: int = 0
@@ -185,9 +186,9 @@ class Training:
 
     def rate_at(self, step: int) -> float:
         ramp, done = min(1., (step + 1) / self.warmup), step / self.steps
-        return self.rate * ramp * (.02 + .98 * .5 * (1 + np.cos(np.pi * min(done, 1.))))
+        return ramp * (.02 + .98 * .5 * (1 + np.cos(np.pi * min(done, 1.))))
 
-# %% ../nbs/train/92_tiny_reason.ipynb #c021
+# %% ../nbs/train/92_tiny_reason.ipynb #c022
 def auxiliary_loss(head, vision, notes):  # vision (B, pairs*16, D), notes (B, T, 19)
     "Error of reading off each vision token whether a block or the fingertips are in its cell, where in it, and whether the hand is closed."
     known = ~torch.isnan(notes).any((1, 2))
@@ -203,7 +204,7 @@ def auxiliary_loss(head, vision, notes):  # vision (B, pairs*16, D), notes (B, T
     place = ((offset - (at - at.floor() - .5)).abs().mean(-1) * seen).sum() / seen.sum()
     return here + place + (picked[:, :, 4, 15] - notes[..., 12]).abs().mean()
 
-# %% ../nbs/train/92_tiny_reason.ipynb #c022
+# %% ../nbs/train/92_tiny_reason.ipynb #c023
 GROUNDING = ["Is the {colour} block in this scene?", "By the end, is the {colour} block in this scene?", "Does the {colour} block move?",
              "By the end, is the {colour} block in the {side} bin?"]      # asked in training only: they tie words to places
 
@@ -237,7 +238,7 @@ def batch_of(table: dict, rows: np.ndarray, rng=None):
             questions[b].append(asked); truth[b] = [*truth[b], answer]
     return frames, questions, torch.tensor(truth), torch.from_numpy(notes)
 
-# %% ../nbs/train/92_tiny_reason.ipynb #c023
+# %% ../nbs/train/92_tiny_reason.ipynb #c025
 def train(clips: str | Path, folder: str | Path, how: Training = Training(), start: str | Path = "", log=print):
     "Train, from random weights or those of `start`, saving everything each minute; called again, it goes on where it stopped."
     folder = Path(folder); folder.mkdir(parents=True, exist_ok=True)
@@ -246,18 +247,17 @@ def train(clips: str | Path, folder: str | Path, how: Training = Training(), sta
     with torch.random.fork_rng():
         torch.manual_seed(how.seed)
         head = torch.nn.Linear(model.config.text_config.hidden_size, 2 * 16)
-    parameters = [*model.parameters(), *head.parameters()]
+    learner = torch.nn.ModuleDict({"model": model, "patch_head": head})
+    named = dict(learner.named_parameters())
+    parameters, steppers = list(named.values()), optimizers(learner, how.rate, how.muon_rate, weight_decay=.01)
     average = [p.detach().clone() for p in parameters]
-    optimiser = torch.optim.AdamW(parameters, how.rate, betas=(.9, .98), weight_decay=.02)
-    step, history = 0, []
-    if (folder / "state.safetensors").exists(): step, history = resume(folder, parameters, average, optimiser)
+    step, history = resume(folder, named, average, steppers)
     packed, table, saved, model = Packed(model, processor), None, time.monotonic(), model.train()
     yes, no = (processor.tokenizer.encode(w)[0] for w in ("Yes", "No"))
     while step < how.steps:
         if step % 50 == 0 or table is None: table = read_shards(clips, table)
         rng, gen = default_rng([how.seed, step]), torch.Generator().manual_seed(how.seed * 100_003 + step)
         frames, questions, truth, notes = batch_of(table, rng.integers(0, len(table["kind"]), how.batch), rng)
-        for group in optimiser.param_groups: group["lr"] = how.rate_at(step)
         with torch.autocast("cpu", torch.bfloat16):
             logits, vision = answers(model, processor, packed, soften(frames, gen) * 2 - 1, questions)
             said = auxiliary_loss(head, vision, notes)
@@ -266,36 +266,36 @@ def train(clips: str | Path, folder: str | Path, how: Training = Training(), sta
         loss = F.cross_entropy(logits[known], target[known])
         (loss + how.auxiliary * said).backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.)
-        optimiser.step(); optimiser.zero_grad(set_to_none=True)
+        one_step(steppers, how.rate_at(step))
         step += 1
         torch._foreach_lerp_(average, [p.detach() for p in parameters], 1 - min(.998, (step + 1) / (step + 10)))
         right = (((logits[..., yes] > logits[..., no]).long() == truth) & known).sum(0) / known.sum(0).clamp(min=1)
         history.append([loss.item(), said.item(), *right.detach().tolist()])
         if step % 25 == 0: log(f"step {step} loss {np.mean(history[-25:], 0).round(3).tolist()}")
-        if time.monotonic() - saved > how.save_s or step == how.steps: save(folder, step, history, parameters, average, optimiser); saved = time.monotonic()
+        if time.monotonic() - saved > how.save_s or step == how.steps: save(folder, step, history, named, average, steppers); saved = time.monotonic()
     with torch.no_grad(): [p.copy_(a) for p, a in zip(parameters, average)]
     return model.eval(), processor, history
 
-# %% ../nbs/train/92_tiny_reason.ipynb #c024
-def save(folder, step, history, parameters, average, optimiser):
-    moments = [optimiser.state[p] for p in parameters]
-    state = {f"{n}.{i}": t for i, (p, a, m) in enumerate(zip(parameters, average, moments))
-             for n, t in (("p", p.detach()), ("a", a), ("m", m.get("exp_avg", torch.zeros_like(p))), ("v", m.get("exp_avg_sq", torch.zeros_like(p))))}
+# %% ../nbs/train/92_tiny_reason.ipynb #c027
+def save(folder: Path, step: int, history: list, named: dict, average: list, steppers: list) -> None:
+    "Weights, their running mean, what the optimizers remember and the history."
+    state = remember(steppers, named)
+    for (name, p), mean in zip(named.items(), average): state |= {f"weight.{name}": p.detach(), f"mean.{name}": mean}
     save_file({k: v.contiguous().clone() for k, v in state.items()}, str(folder / "state.part"), metadata={"step": str(step), "history": json.dumps(history)})
     os.replace(folder / "state.part", folder / "state.safetensors")
 
 
-def resume(folder, parameters, average, optimiser):
-    from safetensors import safe_open
+def resume(folder: Path, named: dict, average: list, steppers: list) -> tuple[int, list]:
+    "The step to go on from, and the history; (0, []) where nothing was saved."
+    if not (folder / "state.safetensors").exists(): return 0, []
     with safe_open(str(folder / "state.safetensors"), "pt") as f: meta = f.metadata()
-    state = load_file(str(folder / "state.safetensors"))
+    state, step = load_file(str(folder / "state.safetensors")), int(meta["step"])
     with torch.no_grad():
-        for i, (p, a) in enumerate(zip(parameters, average)):
-            p.copy_(state[f"p.{i}"]); a.copy_(state[f"a.{i}"])
-            optimiser.state[p] = {"step": torch.tensor(float(meta["step"])), "exp_avg": state[f"m.{i}"], "exp_avg_sq": state[f"v.{i}"]}
-    return int(meta["step"]), json.loads(meta["history"])
+        for (name, p), mean in zip(named.items(), average): p.copy_(state[f"weight.{name}"]); mean.copy_(state[f"mean.{name}"])
+    recall(steppers, named, state, step)
+    return step, json.loads(meta["history"])
 
-# %% ../nbs/train/92_tiny_reason.ipynb #c027
+# %% ../nbs/train/92_tiny_reason.ipynb #c031
 @torch.no_grad()
 def examine(model, processor, table: dict, batch: int = 16) -> np.ndarray:  # -> (N, 6) log-odds of Yes: the five questions, and the wrong instruction
     "Ask every question of every clip."
@@ -321,7 +321,7 @@ def marks(odds: np.ndarray, truth: np.ndarray, kinds: np.ndarray, calibration: d
             "right_above_wrong_instruction": round(float(np.mean(said[good, 4] > wrong[good])), 4),
             **{k: round(float(v[0]), 4) for k, v in tradeoff(scores, good, [threshold]).items()}, "clips": len(kinds), "good": int(good.sum())}
 
-# %% ../nbs/train/92_tiny_reason.ipynb #c032
+# %% ../nbs/train/92_tiny_reason.ipynb #c036
 def save_critic(folder: str | Path, model, processor, card: dict) -> Path:
     "A checkpoint that `load_critic` and transformers read."
     folder = Path(folder)

@@ -12,12 +12,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from .autoencoder import Clips, Trainer, progress, to_latents, write_card
-from .core import CookbookError, checkpoint, torchvision_ready
+from .core import checkpoint, torchvision_ready
 from .dreaming import OwnWeightsChecker, weights_sha
 
 torchvision_ready()
 from diffusers import AutoencoderKLWan, CosmosTransformer3DModel, UniPCMultistepScheduler
-from diffusers.models.transformers import transformer_cosmos
 from diffusers.pipelines.cosmos.pipeline_cosmos2_5_predict import DEFAULT_NEGATIVE_PROMPT, Cosmos2_5_PredictBasePipeline
 from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
 
@@ -25,7 +24,7 @@ from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
 __all__ = ['tiny_transformer', 'tiny_pipeline', 'cache_latents', 'prompt_length', 'embed', 'draw_sigma', 'flow_loss',
            'plain_attention', 'flow_step', 'save_pipeline']
 
-# %% ../nbs/train/91_tiny_cosmos.ipynb #c008
+# %% ../nbs/train/91_tiny_cosmos.ipynb #c009
 def tiny_transformer(vae: AutoencoderKLWan, text_width: int, width: int = 256, blocks: int = 6, seed: int = 0) -> CosmosTransformer3DModel:
     "Predict2.5's transformer, narrow: rotary positions, AdaLN-LoRA, projected text of all layers, condition and padding mask as channels."
     torch.manual_seed(seed)
@@ -48,7 +47,7 @@ def tiny_pipeline(vae: AutoencoderKLWan, reason: str | Path, seed: int = 0, **sh
     tokenizer = AutoTokenizer.from_pretrained(checkpoint(reason))
     return Cosmos2_5_PredictBasePipeline(text_encoder, tokenizer, transformer, vae, UniPCMultistepScheduler(**flow), OwnWeightsChecker())
 
-# %% ../nbs/train/91_tiny_cosmos.ipynb #c011
+# %% ../nbs/train/91_tiny_cosmos.ipynb #c012
 @torch.no_grad()
 def cache_latents(vae: AutoencoderKLWan, clips: Clips, file: Path) -> Tensor: # (N, z, 15, 16, 16) float16
     "Normalised latents of all clips, from `file` where that has been done."
@@ -74,7 +73,7 @@ def embed(pipe: Cosmos2_5_PredictBasePipeline, sentences: list[str], length: int
     table = {s: pipe._get_prompt_embeds(s, max_sequence_length=length)[0] for s in sorted(set(sentences))}
     return table | {"": pipe._get_prompt_embeds(DEFAULT_NEGATIVE_PROMPT, max_sequence_length=length)[0]}
 
-# %% ../nbs/train/91_tiny_cosmos.ipynb #c016
+# %% ../nbs/train/91_tiny_cosmos.ipynb #c017
 def draw_sigma(n: int, generator: torch.Generator, shift: float = 5.) -> Tensor: # (n,) in 0..1
     "Noise levels: the logistic of a normal, pushed upward."
     t = torch.randn(n, generator=generator).sigmoid()
@@ -100,7 +99,7 @@ def flow_loss(
     error = (made.float() - (noise - clean)).square() * (1 - given)
     return error.sum() / (1 - given).expand_as(error).sum()
 
-# %% ../nbs/train/91_tiny_cosmos.ipynb #c021
+# %% ../nbs/train/91_tiny_cosmos.ipynb #c022
 def plain_attention(query: Tensor, key: Tensor, value: Tensor, **_) -> Tensor: # each (B, S, heads, D)
     "Attention as two products of matrices."
     q, k, v = (a.transpose(1, 2).to(value.dtype) for a in (query, key, value))
@@ -122,7 +121,7 @@ def flow_step(trainer: Trainer, latents: Tensor, instructions: list[str], texts:
     trainer.update(loss, warm * (1 if at < .5 else .02 + .98 * .5 * (1 + np.cos(np.pi * (at - .5) / .5))))
     return trainer.log[-1]
 
-# %% ../nbs/train/91_tiny_cosmos.ipynb #c028
+# %% ../nbs/train/91_tiny_cosmos.ipynb #c029
 def save_pipeline(pipe: Cosmos2_5_PredictBasePipeline, folder: str | Path, length: int, **facts) -> Path:
     "The pipeline in half precision, with its card."
     pipe.tokenizer.model_max_length = length

@@ -132,3 +132,22 @@ def test_wrong_words_get_a_sentence(capsys, words, message):
 def test_json(capsys, words):
     cli.main([*words, "--json"])
     assert json.loads(capsys.readouterr().out)
+
+
+def test_what_is_imported_is_required_and_the_other_way_round(ini):
+    import ast
+    sources = [p.read_text() for p in (ROOT / "groot_cookbook").glob("*.py")]
+    cells = ["".join(c["source"]) for p in (ROOT / "nbs").rglob("*.ipynb") for c in json.loads(p.read_text())["cells"] if c["cell_type"] == "code"]
+
+    def roots(texts) -> set[str]:
+        nodes = [n for t in texts for n in ast.walk(ast.parse(t))]
+        named = [a.name for n in nodes if isinstance(n, ast.Import) for a in n.names] + [n.module for n in nodes if isinstance(n, ast.ImportFrom) and not n.level]
+        return {n.partition(".")[0] for n in named} - set(sys.stdlib_module_names) - {"groot_cookbook"}
+
+    dists = metadata.packages_distributions()
+    of = lambda modules: {plain(d) for m in modules for d in dists.get(m, [m])[:1]}
+    optional = required(ini, "export_requirements") | required(ini, "real_requirements")
+    assert of(roots(sources)) <= required(ini) | optional, "imported by the library, in no list of settings.ini"
+    assert of(roots(cells)) <= required(ini) | optional | required(ini, "dev_requirements")
+    used_by_others = {"torchvision", "onnxscript", "cosmos-guardrail"}       # transformers' processors, torch's exporter, diffusers
+    assert required(ini) | optional <= of(roots(sources + cells)) | used_by_others, "in settings.ini, imported nowhere"
