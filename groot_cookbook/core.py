@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 STAGES = ("00_workspace", "01_episodes", "02_dreaming", "03_idm", "04_filtering", "05_policy",
           "06_flare_finetune", "07_evaluation", "08_thor_export", "09_benchmark")
 VERSIONED = ("groot_cookbook", "torch", "diffusers", "transformers", "accelerate", "mujoco", "numpy", "av", "pyarrow", "onnxruntime")
@@ -120,9 +122,12 @@ def hand_over(run: str | Path, stage: str, params: dict, inputs=(), volatile=())
         if final.exists(): final.rename(old)
         part.rename(final)
         shutil.rmtree(old, ignore_errors=True)
-    except OSError as e:
+    except (OSError, SafetensorError) as e:
         shutil.rmtree(part, ignore_errors=True)
-        if e.errno in (28, 30, 13): raise CookbookError(e.strerror, e.filename or final, "Free some space or choose another folder with --out; earlier stages are untouched") from e
+        full = "os error 28" in str(e)                     # safetensors reports a full disk in its own words
+        if full or getattr(e, "errno", 0) in (28, 30, 13):
+            what, where = ("No space left on device", final) if full else (e.strerror, e.filename or final)
+            raise CookbookError(what, where, "Free some space or choose another folder with --out; earlier stages are untouched") from e
         raise
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)

@@ -3,6 +3,7 @@ import json, os
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from groot_cookbook import core
@@ -47,10 +48,11 @@ def test_a_fault_leaves_the_stage_as_it_was(tmp_path, fault):
     assert Manifest.read(tmp_path, "00_workspace") == before and os.listdir(tmp_path) == ["00_workspace"]
 
 
-def test_a_full_disk_is_one_sentence(tmp_path):
+@pytest.mark.parametrize("fault", [OSError(28, "No space left on device", "x"), SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")])
+def test_a_full_disk_is_one_sentence(tmp_path, fault):
     before = hand(tmp_path)
     with pytest.raises(CookbookError, match="No space left on device. Free some space"):
-        with core.hand_over(tmp_path, "00_workspace", {}): raise OSError(28, "No space left on device", "x")
+        with core.hand_over(tmp_path, "00_workspace", {}): raise fault
     assert Manifest.read(tmp_path, "00_workspace") == before and os.listdir(tmp_path) == ["00_workspace"]
 
 

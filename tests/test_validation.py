@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from groot_cookbook.core import CookbookError
+from groot_cookbook.core import CookbookError, data_dir
 from groot_cookbook.episodes import Dataset, Episode, convert, take, validate, write_dataset
 from groot_cookbook.video import VideoWriter, read_frames
 from test_episodes import episode
@@ -266,6 +266,8 @@ def test_gr1_has_warts_and_no_errors(gr1):
     words = ["total_chunks is 0", "0:100, but there are 5", "labels ('valid')", "observation.images.egoview is declared, but has no files", "letterboxed (48 and 48 of 256", "begins at 0.05 s"]
     for word in words: assert sum(word in f.what for f in found) == 1, word
     assert len(found) == len(words)
+    recorded = json.loads((data_dir() / "results" / "gr1_findings.json").read_text())["findings"]
+    assert [(f["file"], f["what"], f["do"]) for f in recorded] == [(f.file, f.what, f.do) for f in found], "regenerate it with the command it names"
 
 
 def test_films_of_other_codecs_are_read(tmp_path):
