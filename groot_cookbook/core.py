@@ -200,16 +200,19 @@ def style() -> None:
 
 
 def show(fig, alt: str) -> None:
-    "Display a figure with the text that stands for it where it cannot be seen; 256 colours, so that a notebook full of film strips stays small."
+    "Display a figure with the text that stands for it where it cannot be seen; photographs as JPEG, so that a notebook full of film strips stays small."
     import io
     import matplotlib.pyplot as plt
     from IPython.display import Image, display
     from PIL import Image as Picture
-    drawn, small = io.BytesIO(), io.BytesIO()
+    drawn = io.BytesIO()
     fig.savefig(drawn, bbox_inches="tight")
     plt.close(fig)
-    Picture.open(drawn).convert("RGB").quantize(256, dither=Picture.Dither.NONE).save(small, "png", optimize=True)
-    display(Image(small.getvalue()), metadata={"image/png": {"alt": alt}})
+    picture, kind = Picture.open(drawn).convert("RGB"), "image/png"
+    if picture.getcolors(4096) is None:
+        drawn, kind = io.BytesIO(), "image/jpeg"
+        picture.save(drawn, "jpeg", quality=85, subsampling=0, optimize=True)
+    display(Image(drawn.getvalue()), metadata={kind: {"alt": alt}})
 
 
 def strip(lit: int) -> None:

@@ -116,7 +116,7 @@ def load_dreamer(
                             name, "Install it: pip install 'groot-cookbook[real]' (its two models are gated on the hub: accept their terms first)")
     try:
         if not Path(where).is_dir(): where = DiffusionPipeline.download(where, revision=revision or None)
-        pipe = DiffusionPipeline.from_pretrained(where, torch_dtype=dtype or (torch.float32 if device == "cpu" else torch.bfloat16), **({"safety_checker": OwnWeightsChecker()} if own else {}))
+        pipe = DiffusionPipeline.from_pretrained(where, dtype=dtype or (torch.float32 if device == "cpu" else torch.bfloat16), **({"safety_checker": OwnWeightsChecker()} if own else {}))
     except (OSError, ValueError, KeyError) as e:
         raise CookbookError(f"not a pipeline that can be loaded ({str(e).splitlines()[0]})", where,
                             "Give a folder with model_index.json, or a Cosmos checkpoint's name on the hub") from e
