@@ -3,20 +3,17 @@
 # %% ../nbs/train/90_tiny_vae.ipynb #c003
 from __future__ import annotations
 
-import json, os, time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .core import CookbookError, torchvision_ready
 from .dreaming import psnr
-from .optimizer import optimizers, recall, remember, step
+from .optimizer import Trainer, progress
 
 torchvision_ready()
 from diffusers import AutoencoderKLWan
@@ -24,8 +21,8 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import WanResample, WanRMS
 
 # %% auto #0
 __all__ = ['PHASES', 'Clips', 'read_clips', 'make_clips', 'tiny_vae', 'encode_clip', 'decode_clip', 'to_video', 'to_frames',
-           'weights', 'reconstruction_loss', 'Trainer', 'progress', 'resume', 'averaged', 'start_clips', 'recolour',
-           'draw', 'lean_norm', 'vae_step', 'reconstruct', 'measure', 'register_latents', 'to_latents', 'write_card']
+           'weights', 'reconstruction_loss', 'start_clips', 'recolour', 'draw', 'lean_norm', 'vae_step', 'reconstruct',
+           'measure', 'register_latents', 'to_latents', 'write_card']
 
 # %% ../nbs/train/90_tiny_vae.ipynb #c007
 @dataclass
@@ -138,70 +135,6 @@ def reconstruction_loss(made: Tensor, video: Tensor, weight: Tensor) -> Tensor:
     return loss
 
 # %% ../nbs/train/90_tiny_vae.ipynb #c020
-@dataclass
-class Trainer:
-    "Weights, their running mean and the optimiser's memory; saved together and resumed together."
-    model: nn.Module
-    file: Path
-    lr: float = 1e-3               # peak
-    decay: float = .998            # of the running mean
-    step: int = 0
-    phase: int = 0                 # of the curriculum, where there is one
-    seconds: float = 0.
-    log: list[float] = field(default_factory=list)
-
-    def __post_init__(self):
-        self.named = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
-        self.params, self.steppers = list(self.named.values()), optimizers(self.model, self.lr, weight_decay=.01)
-        self.mean = [p.detach().clone() for p in self.params]
-        self.begun = self.saved = time.monotonic()
-
-    def update(self, loss: Tensor, rate: float) -> None: # rate: of the peak learning rate
-        "One step of the optimizers and of the running mean."
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.params, 1.)
-        step(self.steppers, rate)
-        blend = 1 - min(self.decay, (1 + self.step) / (10 + self.step))
-        torch._foreach_lerp_(self.mean, [p.detach() for p in self.params], blend)
-        self.step += 1; self.log.append(float(loss.detach()))
-        self.seconds, self.begun = self.seconds + time.monotonic() - self.begun, time.monotonic()
-        if time.monotonic() - self.saved > 60: self.save()
-
-    def save(self) -> None:
-        "Replace the state file in one move."
-        tensors = remember(self.steppers, self.named)
-        for (name, p), mean in zip(self.named.items(), self.mean): tensors |= {f"weight.{name}": p, f"mean.{name}": mean}
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        part = self.file.with_suffix(".part")
-        state = json.dumps([self.step, self.phase, self.seconds, self.log])
-        save_file({k: v.detach().contiguous() for k, v in tensors.items()}, part, metadata={"state": state})
-        os.replace(part, self.file); self.saved = time.monotonic()
-
-# %% ../nbs/train/90_tiny_vae.ipynb #c022
-def progress(trainer: Trainer, steps: int, minutes: float = 0.) -> float:
-    "0 to 1 of the budget, by whichever of steps and minutes is nearer its end."
-    return max(trainer.step / steps, trainer.seconds / 60 / minutes if minutes else 0.)
-
-
-def resume(trainer: Trainer) -> Trainer:
-    "Go on from the state file if there is one."
-    if not trainer.file.exists(): return trainer
-    with safe_open(trainer.file, "pt") as f, torch.no_grad():
-        trainer.step, trainer.phase, trainer.seconds, trainer.log = json.loads(f.metadata()["state"])
-        saved = {k: f.get_tensor(k) for k in f.keys()}
-        for (name, p), mean in zip(trainer.named.items(), trainer.mean): p.copy_(saved[f"weight.{name}"]); mean.copy_(saved[f"mean.{name}"])
-    recall(trainer.steppers, trainer.named, saved, trainer.step)
-    trainer.begun = trainer.saved = time.monotonic()
-    return trainer
-
-
-@torch.no_grad()
-def averaged(trainer: Trainer) -> nn.Module:
-    "The model with the running mean of its weights: what is measured and shipped."
-    for p, mean in zip(trainer.params, trainer.mean): p.copy_(mean)
-    return trainer.model
-
-# %% ../nbs/train/90_tiny_vae.ipynb #c024
 PHASES = ((.30, 1, 16), (.36, 5, 4), (.60, 17, 2), (1., 57, 1))   # until this part of the budget: frames, batch
 
 
@@ -235,7 +168,7 @@ def draw(clips: Clips, frames: int, batch: int, rng: np.random.Generator) -> tup
     layout = torch.channels_last_3d
     return to_video(cut).contiguous(memory_format=layout), to_video(moment)
 
-# %% ../nbs/train/90_tiny_vae.ipynb #c026
+# %% ../nbs/train/90_tiny_vae.ipynb #c022
 def lean_norm(self: WanRMS_norm, x: Tensor) -> Tensor:
     "The same normalisation as one kernel instead of five: training is 1.7 times as fast."
     return F.rms_norm(x.movedim(1, -1), (x.shape[1],), self.gamma.flatten().to(x.dtype), 1e-12).movedim(-1, 1)
@@ -260,7 +193,7 @@ def vae_step(trainer: Trainer, clips: Clips, steps: int, minutes: float = 0., se
     trainer.update(loss, warm * (1 if at < .6 else .03 + .97 * .5 * (1 + np.cos(np.pi * (at - .6) / .4))))
     return trainer.log[-1]
 
-# %% ../nbs/train/90_tiny_vae.ipynb #c032
+# %% ../nbs/train/90_tiny_vae.ipynb #c028
 @torch.no_grad()
 def reconstruct(vae: AutoencoderKLWan, frames: np.ndarray) -> np.ndarray: # (T, H, W, 3) uint8
     "A clip through the autoencoder and back."
@@ -276,7 +209,7 @@ def measure(vae: AutoencoderKLWan, clips: Clips, lengths: tuple = (1, 17, 57)) -
     figures["psnr_moving"] = float(np.mean([psnr(reconstruct(vae, f)[m], f[m]) for f, m in zip(clips.frames, moving) if m.any()]))
     return {k: round(v, 2) for k, v in figures.items()}
 
-# %% ../nbs/train/90_tiny_vae.ipynb #c036
+# %% ../nbs/train/90_tiny_vae.ipynb #c032
 @torch.no_grad()
 def register_latents(vae: AutoencoderKLWan, clips: Clips, most: int = 200) -> AutoencoderKLWan:
     "Write the latents' mean and spread over up to `most` clips into the configuration."
@@ -291,7 +224,7 @@ def to_latents(vae: AutoencoderKLWan, frames: np.ndarray) -> Tensor: # (B, T, H,
     mean, std = (torch.tensor(v).view(1, -1, 1, 1, 1) for v in (vae.config.latents_mean, vae.config.latents_std))
     return (encode_clip(vae, to_video(frames))[0] - mean) / std
 
-# %% ../nbs/train/90_tiny_vae.ipynb #c039
+# %% ../nbs/train/90_tiny_vae.ipynb #c035
 def write_card(folder: str | Path, **facts) -> Path:
     "A checkpoint's card: data, seed, steps, command, figures."
     from groot_cookbook.core import write_json

@@ -161,7 +161,7 @@ def local(name: str | Path) -> Path:
     name, _, revision = str(name).partition("@")
     if (folder := Path(checkpoint(name))).is_dir(): return folder
     from huggingface_hub import snapshot_download
-    try: return Path(snapshot_download(name, revision=revision or None, allow_patterns=["*.safetensors", "*.json", "*.txt"]))
+    try: return Path(snapshot_download(name, revision=revision or None, allow_patterns=["*.safetensors", "*.json", "*.txt", "*.jinja"]))
     except (OSError, ValueError) as e:       # every error of the hub is one of the two
         raise CookbookError(f"cannot be fetched from the hub ({str(e).splitlines()[0] or type(e).__name__})", name,
                             f"Accept its licence at huggingface.co/{name} and run `hf auth login`, or give a folder it was copied to") from e

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from scipy.optimize import minimize
-from .core import CookbookError, card, checkpoint, torchvision_ready
+from .core import CookbookError, card, local, torchvision_ready
 torchvision_ready()
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 from transformers.video_utils import VideoMetadata
@@ -81,9 +81,9 @@ class Critic:
         return np.linspace(0, length - 1, max(2, 2 * round(wanted / 2))).round().astype(int)
 
 # %% ../nbs/04_filtering.ipynb #c014
-def load_critic(name: str | Path, device: str | None = None) -> Critic:   # a folder, a name in data/checkpoints, or a hub id
+def load_critic(name: str | Path, device: str | None = None) -> Critic:   # a folder, a name in data/checkpoints, or a hub id with `@revision`
     "A critic by name; only safetensors are read, and no code that comes with a checkpoint is run."
-    path = checkpoint(name)
+    path = local(name)
     try: kind = AutoConfig.from_pretrained(path, trust_remote_code=False).model_type
     except (OSError, ValueError) as e: raise CookbookError(f"not a checkpoint of a language model ({str(e).splitlines()[0]})", path, "Name a Cosmos Reason checkpoint") from e
     if kind not in FAMILIES: raise CookbookError(f"a {kind} cannot be asked", path, f"Name a checkpoint of {' or '.join(f'{k} ({f.name})' for k, f in FAMILIES.items())}")
@@ -136,7 +136,8 @@ def platt(odds: np.ndarray, good: np.ndarray, ridge: float = 1.) -> tuple[float,
     "Slope and offset that make log-odds honest where both answers are equally common; left as they are where only one answer is known."
     odds, good = np.asarray(odds, float), np.asarray(good, bool)
     if good.all() or not good.any(): return 1., 0.
-    surprise = lambda w: balance(good) @ np.logaddexp(0, np.where(good, -1, 1) * (w[0] * odds + w[1])) + ridge / 2 * ((w[0] - 1)**2 + w[1]**2)
+    weight, sign = balance(good), np.where(good, -1, 1)
+    surprise = lambda w: weight @ np.logaddexp(0, sign * (w[0] * odds + w[1])) + ridge / 2 * ((w[0] - 1)**2 + w[1]**2)
     slope, offset = minimize(surprise, [1., 0.], method="L-BFGS-B", bounds=[(.05, 5), (-5, 5)]).x
     return float(slope), float(offset)
 

@@ -120,7 +120,7 @@ def grounding_loss(model: Grounding, looks: Looks, rng: np.random.Generator) -> 
     spoken = F.smooth_l1_loss(model.last(last).float()[full], places[full], beta=.1)
     return dict(tokens=tokens, presence=4 * presence, offset=offset, places=2 * spoken)
 
-# %% ../nbs/train/93_tiny_backbone.ipynb #c026
+# %% ../nbs/train/93_tiny_backbone.ipynb #c024
 @torch.no_grad()
 def probe(model: Grounding, looks: Looks) -> dict[str, float]:
     "Median error in cm of block, bin and fingertips, read from the last word of the policy's own instruction; and how often, of two blocks, it means the other."

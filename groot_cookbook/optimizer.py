@@ -5,16 +5,21 @@
 # %% ../nbs/06a_optimizer.ipynb #c003
 from __future__ import annotations
 
+import json, os, time
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 # %% auto #0
-__all__ = ['OUTER', 'MEMORY', 'is_inner', 'optimizers', 'step', 'remember', 'recall']
+__all__ = ['OUTER', 'MEMORY', 'is_inner', 'optimizers', 'step', 'remember', 'recall', 'Trainer', 'progress', 'resume', 'averaged']
 
 # %% ../nbs/06a_optimizer.ipynb #c007
-OUTER = ("embed", "lm_head", "proj_out", "patch", "state_encoder", "action_encoder", "action_decoder", "future_tokens")   # parts of names
+OUTER = ("embed", "lm_head", "proj_out", "patch", "norm", "state_encoder", "action_encoder", "action_decoder", "future_tokens")   # parts of names
 MEMORY = ("exp_avg", "exp_avg_sq", "momentum_buffer")                # what the two remember of a parameter
 
 
@@ -55,3 +60,67 @@ def recall(optimizers: Sequence[torch.optim.Optimizer], named: dict[str, nn.Para
             memory = {kind: torch.empty_like(p).copy_(saved[f"{kind}.{name}"]) for kind in MEMORY if f"{kind}.{name}" in saved} if id(p) in mine else {}
             if "exp_avg" in memory: memory["step"] = torch.tensor(float(done), device=p.device)
             if memory: o.state[p] = memory
+
+# %% ../nbs/06a_optimizer.ipynb #c016
+@dataclass
+class Trainer:
+    "Weights, their running mean and what the optimizers remember; saved together and resumed together."
+    model: nn.Module
+    file: Path
+    lr: float = 1e-3               # peak, of AdamW
+    decay: float = .998            # of the running mean; 0: the weights themselves
+    every: float = 60.             # seconds between two saves
+    step: int = 0
+    phase: int = 0                 # of a curriculum, where there is one
+    seconds: float = 0.
+    log: list = field(default_factory=list)
+
+    def __post_init__(self):
+        self.named = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
+        self.params, self.steppers = list(self.named.values()), optimizers(self.model, self.lr, weight_decay=.01)
+        self.mean = [p.detach().clone() for p in self.params]
+        self.begun = self.saved = time.monotonic()
+
+    def update(self, loss: Tensor, rate: float, figures: list[float] | None = None) -> None: # rate: of the peaks; figures: to log instead of the loss
+        "One step of the optimizers and of the running mean."
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.params, 1.)
+        step(self.steppers, rate)
+        torch._foreach_lerp_(self.mean, [p.detach() for p in self.params], 1 - min(self.decay, (1 + self.step) / (10 + self.step)))
+        self.step += 1; self.log.append(float(loss.detach()) if figures is None else figures)
+        self.seconds, self.begun = self.seconds + time.monotonic() - self.begun, time.monotonic()
+        if time.monotonic() - self.saved > self.every: self.save()
+
+    def save(self) -> None:
+        "Replace the state file in one move."
+        tensors = remember(self.steppers, self.named)
+        for (name, p), mean in zip(self.named.items(), self.mean): tensors |= {f"weight.{name}": p, f"mean.{name}": mean}
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        part = self.file.with_suffix(".part")
+        state = json.dumps([self.step, self.phase, self.seconds, self.log])
+        save_file({k: v.detach().contiguous() for k, v in tensors.items()}, part, metadata={"state": state})
+        os.replace(part, self.file); self.saved = time.monotonic()
+
+# %% ../nbs/06a_optimizer.ipynb #c018
+def progress(trainer: Trainer, steps: int, minutes: float = 0.) -> float:
+    "0 to 1 of the budget, by whichever of steps and minutes is nearer its end."
+    return max(trainer.step / steps, trainer.seconds / 60 / minutes if minutes else 0.)
+
+
+def resume(trainer: Trainer) -> Trainer:
+    "Go on from the state file if there is one."
+    if not trainer.file.exists(): return trainer
+    with safe_open(trainer.file, "pt") as f, torch.no_grad():
+        trainer.step, trainer.phase, trainer.seconds, trainer.log = json.loads(f.metadata()["state"])
+        saved = {k: f.get_tensor(k) for k in f.keys()}
+        for (name, p), mean in zip(trainer.named.items(), trainer.mean): p.copy_(saved[f"weight.{name}"]); mean.copy_(saved[f"mean.{name}"])
+    recall(trainer.steppers, trainer.named, saved, trainer.step)
+    trainer.begun = trainer.saved = time.monotonic()
+    return trainer
+
+
+@torch.no_grad()
+def averaged(trainer: Trainer) -> nn.Module:
+    "The model with the running mean of its weights: what is measured and shipped."
+    for p, mean in zip(trainer.params, trainer.mean): p.copy_(mean)
+    return trainer.model

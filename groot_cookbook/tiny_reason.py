@@ -4,7 +4,6 @@
 
 # %% ../nbs/train/92_tiny_reason.ipynb #c003
 from __future__ import annotations
-import json, os, time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,8 +14,6 @@ from numpy.random import default_rng
 
 from .core import torchvision_ready, write_json
 torchvision_ready()
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor, Qwen2Tokenizer, Qwen2VLVideoProcessor
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
@@ -25,13 +22,13 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 
 from .critic_data import KNOWN, UNSEEN, read_shards
 from .filtering import CLOSING, SYSTEM, QUESTIONS, auc, combine, probability, questions_about, tradeoff
-from .optimizer import optimizers, recall, remember, step as one_step
+from .optimizer import Trainer, averaged, resume
 from .workspace import COLOURS, FRAMES, INSTRUCTION, SIDES
 
 # %% auto #0
 __all__ = ['SPECIAL', 'CHAT', 'GROUNDING', 'build_tokenizer', 'build_processor', 'build_tiny_reason', 'see', 'chat', 'Packed',
-           'answers', 'soften', 'Training', 'auxiliary_loss', 'ground', 'mirror', 'batch_of', 'train', 'save', 'resume',
-           'examine', 'marks', 'save_critic']
+           'answers', 'soften', 'Training', 'auxiliary_loss', 'ground', 'mirror', 'batch_of', 'train', 'examine',
+           'marks', 'save_critic']
 
 # %% ../nbs/train/92_tiny_reason.ipynb #c007
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
@@ -178,11 +175,9 @@ class Training:
     steps: int = 4000
     batch: int = 8
     rate: float = 1e-3         # peak, of AdamW on the outer layers
-    muon_rate: float = .02     # peak, of Muon on the matrices inside
     warmup: int = 100
     auxiliary: float = 1.0
     seed: int = 0
-    save_s: float = 60.
 
     def rate_at(self, step: int) -> float:
         ramp, done = min(1., (step + 1) / self.warmup), step / self.steps
@@ -247,16 +242,12 @@ def train(clips: str | Path, folder: str | Path, how: Training = Training(), sta
     with torch.random.fork_rng():
         torch.manual_seed(how.seed)
         head = torch.nn.Linear(model.config.text_config.hidden_size, 2 * 16)
-    learner = torch.nn.ModuleDict({"model": model, "patch_head": head})
-    named = dict(learner.named_parameters())
-    parameters, steppers = list(named.values()), optimizers(learner, how.rate, how.muon_rate, weight_decay=.01)
-    average = [p.detach().clone() for p in parameters]
-    step, history = resume(folder, named, average, steppers)
-    packed, table, saved, model = Packed(model, processor), None, time.monotonic(), model.train()
+    trainer = resume(Trainer(torch.nn.ModuleDict({"model": model, "patch_head": head}), folder / "state.safetensors", how.rate))
+    packed, table, model = Packed(model, processor), None, model.train()
     yes, no = (processor.tokenizer.encode(w)[0] for w in ("Yes", "No"))
-    while step < how.steps:
-        if step % 50 == 0 or table is None: table = read_shards(clips, table)
-        rng, gen = default_rng([how.seed, step]), torch.Generator().manual_seed(how.seed * 100_003 + step)
+    while trainer.step < how.steps:
+        if trainer.step % 50 == 0 or table is None: table = read_shards(clips, table)
+        rng, gen = default_rng([how.seed, trainer.step]), torch.Generator().manual_seed(how.seed * 100_003 + trainer.step)
         frames, questions, truth, notes = batch_of(table, rng.integers(0, len(table["kind"]), how.batch), rng)
         with torch.autocast("cpu", torch.bfloat16):
             logits, vision = answers(model, processor, packed, soften(frames, gen) * 2 - 1, questions)
@@ -264,38 +255,14 @@ def train(clips: str | Path, folder: str | Path, how: Training = Training(), sta
         known = truth >= 0
         target = torch.where(truth == 1, yes, no)
         loss = F.cross_entropy(logits[known], target[known])
-        (loss + how.auxiliary * said).backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.)
-        one_step(steppers, how.rate_at(step))
-        step += 1
-        torch._foreach_lerp_(average, [p.detach() for p in parameters], 1 - min(.998, (step + 1) / (step + 10)))
         right = (((logits[..., yes] > logits[..., no]).long() == truth) & known).sum(0) / known.sum(0).clamp(min=1)
-        history.append([loss.item(), said.item(), *right.detach().tolist()])
-        if step % 25 == 0: log(f"step {step} loss {np.mean(history[-25:], 0).round(3).tolist()}")
-        if time.monotonic() - saved > how.save_s or step == how.steps: save(folder, step, history, named, average, steppers); saved = time.monotonic()
-    with torch.no_grad(): [p.copy_(a) for p, a in zip(parameters, average)]
-    return model.eval(), processor, history
+        trainer.update(loss + how.auxiliary * said, how.rate_at(trainer.step), [loss.item(), said.item(), *right.tolist()])
+        if trainer.step % 25 == 0: log(f"step {trainer.step} loss {np.mean(trainer.log[-25:], 0).round(3).tolist()}")
+    trainer.save()
+    averaged(trainer)
+    return model.eval(), processor, trainer.log
 
-# %% ../nbs/train/92_tiny_reason.ipynb #c027
-def save(folder: Path, step: int, history: list, named: dict, average: list, steppers: list) -> None:
-    "Weights, their running mean, what the optimizers remember and the history."
-    state = remember(steppers, named)
-    for (name, p), mean in zip(named.items(), average): state |= {f"weight.{name}": p.detach(), f"mean.{name}": mean}
-    save_file({k: v.contiguous().clone() for k, v in state.items()}, str(folder / "state.part"), metadata={"step": str(step), "history": json.dumps(history)})
-    os.replace(folder / "state.part", folder / "state.safetensors")
-
-
-def resume(folder: Path, named: dict, average: list, steppers: list) -> tuple[int, list]:
-    "The step to go on from, and the history; (0, []) where nothing was saved."
-    if not (folder / "state.safetensors").exists(): return 0, []
-    with safe_open(str(folder / "state.safetensors"), "pt") as f: meta = f.metadata()
-    state, step = load_file(str(folder / "state.safetensors")), int(meta["step"])
-    with torch.no_grad():
-        for (name, p), mean in zip(named.items(), average): p.copy_(state[f"weight.{name}"]); mean.copy_(state[f"mean.{name}"])
-    recall(steppers, named, state, step)
-    return step, json.loads(meta["history"])
-
-# %% ../nbs/train/92_tiny_reason.ipynb #c031
+# %% ../nbs/train/92_tiny_reason.ipynb #c029
 @torch.no_grad()
 def examine(model, processor, table: dict, batch: int = 16) -> np.ndarray:  # -> (N, 6) log-odds of Yes: the five questions, and the wrong instruction
     "Ask every question of every clip."
@@ -321,7 +288,7 @@ def marks(odds: np.ndarray, truth: np.ndarray, kinds: np.ndarray, calibration: d
             "right_above_wrong_instruction": round(float(np.mean(said[good, 4] > wrong[good])), 4),
             **{k: round(float(v[0]), 4) for k, v in tradeoff(scores, good, [threshold]).items()}, "clips": len(kinds), "good": int(good.sum())}
 
-# %% ../nbs/train/92_tiny_reason.ipynb #c036
+# %% ../nbs/train/92_tiny_reason.ipynb #c034
 def save_critic(folder: str | Path, model, processor, card: dict) -> Path:
     "A checkpoint that `load_critic` and transformers read."
     folder = Path(folder)

@@ -11,9 +11,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from .autoencoder import Clips, Trainer, progress, to_latents, write_card
+from .autoencoder import Clips, to_latents, write_card
 from .core import checkpoint, torchvision_ready
 from .dreaming import OwnWeightsChecker, weights_sha
+from .optimizer import Trainer, progress
 
 torchvision_ready()
 from diffusers import AutoencoderKLWan, CosmosTransformer3DModel, UniPCMultistepScheduler
@@ -21,8 +22,8 @@ from diffusers.pipelines.cosmos.pipeline_cosmos2_5_predict import DEFAULT_NEGATI
 from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
 
 # %% auto #0
-__all__ = ['tiny_transformer', 'tiny_pipeline', 'cache_latents', 'prompt_length', 'embed', 'draw_sigma', 'flow_loss',
-           'plain_attention', 'flow_step', 'save_pipeline']
+__all__ = ['tiny_transformer', 'tiny_pipeline', 'cache_latents', 'prompt_length', 'embed', 'spread_words', 'draw_sigma',
+           'flow_loss', 'plain_attention', 'flow_step', 'save_pipeline']
 
 # %% ../nbs/train/91_tiny_cosmos.ipynb #c009
 def tiny_transformer(vae: AutoencoderKLWan, text_width: int, width: int = 256, blocks: int = 6, seed: int = 0) -> CosmosTransformer3DModel:
@@ -73,7 +74,21 @@ def embed(pipe: Cosmos2_5_PredictBasePipeline, sentences: list[str], length: int
     table = {s: pipe._get_prompt_embeds(s, max_sequence_length=length)[0] for s in sorted(set(sentences))}
     return table | {"": pipe._get_prompt_embeds(DEFAULT_NEGATIVE_PROMPT, max_sequence_length=length)[0]}
 
-# %% ../nbs/train/91_tiny_cosmos.ipynb #c017
+# %% ../nbs/train/91_tiny_cosmos.ipynb #c015
+@torch.no_grad()
+def spread_words(transformer: CosmosTransformer3DModel, texts: dict[str, Tensor], floor: float = .005) -> None:
+    "Set the projection of the text, for good, to the principal axes of these sentences; those below `floor` of the largest are rounding."
+    rows, projection = torch.cat(list(texts.values())).double(), transformer.crossattn_proj[0]
+    middle = rows.mean(0)
+    _, size, axes = torch.linalg.svd(rows - middle, full_matrices=False)
+    n = min(int((size > floor * size[0]).sum()), projection.out_features // 2)
+    axes = axes[:n] / size[:n, None] * len(rows) ** .5
+    axes = torch.cat([axes, -axes])                              # both signs: what follows is a GELU
+    projection.weight.zero_()[:2 * n] = axes.to(projection.weight)
+    projection.bias.zero_()[:2 * n] = -(axes @ middle).to(projection.bias)
+    projection.requires_grad_(False)
+
+# %% ../nbs/train/91_tiny_cosmos.ipynb #c020
 def draw_sigma(n: int, generator: torch.Generator, shift: float = 5.) -> Tensor: # (n,) in 0..1
     "Noise levels: the logistic of a normal, pushed upward."
     t = torch.randn(n, generator=generator).sigmoid()
@@ -99,7 +114,7 @@ def flow_loss(
     error = (made.float() - (noise - clean)).square() * (1 - given)
     return error.sum() / (1 - given).expand_as(error).sum()
 
-# %% ../nbs/train/91_tiny_cosmos.ipynb #c022
+# %% ../nbs/train/91_tiny_cosmos.ipynb #c025
 def plain_attention(query: Tensor, key: Tensor, value: Tensor, **_) -> Tensor: # each (B, S, heads, D)
     "Attention as two products of matrices."
     q, k, v = (a.transpose(1, 2).to(value.dtype) for a in (query, key, value))
@@ -121,7 +136,7 @@ def flow_step(trainer: Trainer, latents: Tensor, instructions: list[str], texts:
     trainer.update(loss, warm * (1 if at < .5 else .02 + .98 * .5 * (1 + np.cos(np.pi * (at - .5) / .5))))
     return trainer.log[-1]
 
-# %% ../nbs/train/91_tiny_cosmos.ipynb #c029
+# %% ../nbs/train/91_tiny_cosmos.ipynb #c032
 def save_pipeline(pipe: Cosmos2_5_PredictBasePipeline, folder: str | Path, length: int, **facts) -> Path:
     "The pipeline in half precision, with its card."
     pipe.tokenizer.model_max_length = length

@@ -15,7 +15,7 @@ FORM = "groot_cookbook bench 1"
 KINDS = {"FP4": r"fp4|e2m1", "FP8": r"fp8|e4m3", "BF16": r"bf16|bfloat", "FP16": r"fp16|half|\bf16", "INT8": r"int8|\bi8",
          "FP32": r"fp32|float|\bf32|tf32"}
 WANTED = {"nvfp4": "FP4", "fp8": "FP8", "bf16": "BF16", "fp32": "FP32"}
-COSINE = {"nvfp4": 0.99, "fp8": 0.99, "bf16": 0.995, "fp32": 0.99999}
+COSINE = {"nvfp4": 0.99, "fp8": 0.99, "bf16": 0.999, "fp32": 0.99999}
 
 
 # --- what was built: reading an engine's layer information -------------------------------------------------------
