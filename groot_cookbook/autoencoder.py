@@ -43,6 +43,8 @@ def read_clips(folder: str | Path, n: int | None = None) -> Clips: # the first n
         with np.load(path) as part:
             frames.append(part["frames"]); instructions += [str(i) for i in part["instructions"]]
     if not frames: raise CookbookError("no clips (*.npz)", folder, "Name a folder with frames and instructions, or one that does not exist: it is then made")
+    if n is not None and len(instructions) < n:
+        raise CookbookError(f"{len(instructions)} clips where {n} are wanted", folder, "Name another folder (one that does not exist is made), or ask for fewer")
     return Clips(np.concatenate(frames)[:n], instructions[:n])
 
 

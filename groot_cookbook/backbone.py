@@ -170,7 +170,8 @@ SHARD = 15_000_000                        # bytes; no file of this book is over 
 def read_config(folder: Path, key: str) -> dict:
     path = Path(folder) / "config.json"
     if not path.is_file(): raise CookbookError("no config.json", folder, "Is this the folder of a checkpoint?")
-    config = json.loads(path.read_text())
+    try: config = json.loads(path.read_text())
+    except ValueError as e: raise CookbookError(f"not readable as JSON ({e})", path, "Take the checkpoint anew from where it came from") from e
     if key not in config:
         raise CookbookError(f"not a GR00T N1.5 checkpoint: its config.json has no {key!r} (model_type {config.get('model_type', '?')!r})", path,
                             "Give a checkpoint saved by this book or nvidia/GR00T-N1.5-3B")

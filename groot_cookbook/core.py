@@ -1,7 +1,8 @@
 """What every chapter shares: errors that help, the run folder and its manifests, checkpoints by name, figures."""
 from __future__ import annotations
 
-import hashlib, json, os, platform, resource, shutil, time
+import hashlib, json, multiprocessing, os, platform, resource, shutil, threading, time
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
@@ -71,8 +72,11 @@ class Manifest:
         except (ValueError, TypeError) as e: raise CookbookError(f"not a manifest ({e})", path, f"Delete {path.parent} and run the stage again") from e
 
 
+CARRIED = {"08_thor_export": "thor/*", "09_benchmark": "published_latency.json"}     # files of data/ that a chapter copies or reads as they are
+
+
 def code_digest(stage: str) -> str:
-    "Digest of the library and of the code cells of `stage`'s chapter: when either changes, the stage runs again."
+    "Digest of the library, of the code cells of `stage`'s chapter and of what it carries: when any of them changes, the stage runs again."
     package, h = Path(__file__).parent, hashlib.sha256()
     for f in sorted(package.glob("*.py")):
         if f.name not in ("cli.py", "runner.py", "report.py", "_modidx.py"): h.update(f.read_bytes())
@@ -80,6 +84,7 @@ def code_digest(stage: str) -> str:
     if chapter.exists():
         for cell in json.loads(chapter.read_text())["cells"]:
             if cell["cell_type"] == "code": h.update("".join(cell["source"]).encode())
+    for f in sorted(data_dir().glob(CARRIED.get(stage, ""))) if stage in CARRIED else (): h.update(f.read_bytes())
     return h.hexdigest()
 
 
@@ -100,6 +105,9 @@ def require(run: str | Path, *stages: str) -> list[Path]:
 
 
 _started = time.monotonic()
+
+
+FULL = "Free some space or choose another folder with --out; earlier stages are untouched"
 
 
 @contextmanager
@@ -127,7 +135,7 @@ def hand_over(run: str | Path, stage: str, params: dict, inputs=(), volatile=())
         full = "os error 28" in str(e)                     # safetensors reports a full disk in its own words
         if full or getattr(e, "errno", 0) in (28, 30, 13):
             what, where = ("No space left on device", final) if full else (e.strerror, e.filename or final)
-            raise CookbookError(what, where, "Free some space or choose another folder with --out; earlier stages are untouched") from e
+            raise CookbookError(what, where, FULL) from e
         raise
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
@@ -137,6 +145,21 @@ def hand_over(run: str | Path, stage: str, params: dict, inputs=(), volatile=())
 def _version(package: str) -> str | None:
     try: return metadata.version(package)
     except metadata.PackageNotFoundError: return None
+
+
+def _end_with_parent() -> None:
+    "A worker whose parent was killed would wait for work for ever."
+    threading.Thread(target=lambda: (multiprocessing.parent_process().join(), os._exit(1)), daemon=True).start()
+
+
+def pool(processes: int) -> ProcessPoolExecutor:
+    "Fresh processes that end with this one, however it ends."
+    return ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn"), initializer=_end_with_parent)
+
+
+def cores() -> int:
+    "Cores that this process may use."
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 # --- checkpoints ------------------------------------------------------------------------------------------------
@@ -156,12 +179,18 @@ def checkpoint(name: str | Path) -> str:
     raise CookbookError(f"no checkpoint called {str(name)!r}", own, f"Give a folder, a hub id (owner/name), or one of: {have}")
 
 
+def revised(name: str | Path) -> tuple[str, str | None]:
+    "A hub id and its revision; the name of a folder is left whole."
+    owner, _, revision = str(name).partition("@")
+    return (str(name), None) if Path(name).is_dir() else (owner, revision or None)
+
+
 def local(name: str | Path) -> Path:
     "The folder of a checkpoint; one on the hub (`owner/name` or `owner/name@revision`) is taken from the cache or fetched: safetensors and text, nothing that runs."
-    name, _, revision = str(name).partition("@")
+    name, revision = revised(name)
     if (folder := Path(checkpoint(name))).is_dir(): return folder
     from huggingface_hub import snapshot_download
-    try: return Path(snapshot_download(name, revision=revision or None, allow_patterns=["*.safetensors", "*.json", "*.txt", "*.jinja"]))
+    try: return Path(snapshot_download(name, revision=revision, allow_patterns=["*.safetensors", "*.json", "*.txt", "*.jinja"]))
     except (OSError, ValueError) as e:       # every error of the hub is one of the two
         raise CookbookError(f"cannot be fetched from the hub ({str(e).splitlines()[0] or type(e).__name__})", name,
                             f"Accept its licence at huggingface.co/{name} and run `hf auth login`, or give a folder it was copied to") from e
@@ -170,7 +199,8 @@ def local(name: str | Path) -> Path:
 def card(folder: str | Path) -> dict:
     "The card of a checkpoint trained by this project (data, seed, steps, command, figures); empty for anybody else's."
     path = Path(folder) / "card.json"
-    return json.loads(path.read_text()) if path.is_file() else {}
+    try: return json.loads(path.read_text()) if path.is_file() else {}
+    except ValueError as e: raise CookbookError(f"not a card ({e})", path, "Take the checkpoint anew from where it came from") from e
 
 
 def torchvision_ready() -> None:

@@ -280,9 +280,10 @@ def make_shards(folder: str | Path, first: int, count: int, per_shard: int = 60,
     folder, stage = Path(folder), Stage()
     folder.mkdir(parents=True, exist_ok=True)
     for start in range(first, first + count, per_shard):
-        path = folder / f"{start:06d}.npz"
+        n = min(per_shard, first + count - start)
+        path = folder / f"{start:06d}_{n}.npz"
         if path.exists(): continue
-        clips = [c for seed in seeds("critic", min(per_shard, first + count - start), start) for c in clips_of(seed, stage, kinds, forgeries, every)]
+        clips = [c for seed in seeds("critic", n, start) for c in clips_of(seed, stage, kinds, forgeries, every)]
         part = path.with_suffix(".part.npz")
         np.savez(part, **{k: np.array([c[k] for c in clips]) for k in clips[0]})
         os.replace(part, path)

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from skimage.metrics import structural_similarity
 
-from .core import CookbookError, card, checkpoint, sha256, torchvision_ready
+from .core import CookbookError, card, checkpoint, revised, sha256, torchvision_ready
 from .episodes import Episode
 
 torchvision_ready()
@@ -24,7 +24,8 @@ from diffusers.utils import is_cosmos_guardrail_available
 
 # %% auto #0
 __all__ = ['Dream', 'OwnWeightsChecker', 'weights_sha', 'is_own', 'Dreamer', 'load_dreamer', 'speak_up', 'stay_finite', 'prepare',
-           'check_wish', 'dream', 'Fidelity', 'psnr', 'ssim', 'fidelity', 'motion', 'to_episode', 'dream_all']
+           'check_wish', 'dream', 'Fidelity', 'psnr', 'ssim', 'fidelity', 'motion', 'leaning', 'to_episode',
+           'dream_all']
 
 # %% ../nbs/02_dreaming.ipynb #c011
 @dataclass(frozen=True, eq=False)
@@ -106,21 +107,21 @@ def load_dreamer(
     dtype: torch.dtype | None = None,    # bfloat16 on a GPU, float32 elsewhere
 ) -> Dreamer:
     "Any Cosmos pipeline that starts from an image; with its guardrail unless the weights are this project's own."
-    name, _, revision = str(name).partition("@")
-    where, device = checkpoint(name), device or ("cuda" if torch.cuda.is_available() else "cpu")
+    plain, revision = revised(name)
+    where, device = checkpoint(plain), device or ("cuda" if torch.cuda.is_available() else "cpu")
     if Path(where).is_dir() and not (Path(where) / "model_index.json").is_file():
         raise CookbookError("not a pipeline: no model_index.json", where, "Give the folder of a Cosmos pipeline, or a Cosmos checkpoint's name on the hub")
     own = Path(where).is_dir() and is_own(where)
     if not own and not is_cosmos_guardrail_available():
         raise CookbookError("weights that this project did not train load only with NVIDIA's guardrail, and `cosmos_guardrail` is not installed",
-                            name, "Install it: pip install 'groot-cookbook[real]' (its two models are gated on the hub: accept their terms first)")
+                            name, "Install it: pip install -c constraints.txt -e '.[real]' (its two models are gated on the hub: accept their terms first)")
     try:
-        if not Path(where).is_dir(): where = DiffusionPipeline.download(where, revision=revision or None)
+        if not Path(where).is_dir(): where = DiffusionPipeline.download(where, revision=revision)
         pipe = DiffusionPipeline.from_pretrained(where, dtype=dtype or (torch.float32 if device == "cpu" else torch.bfloat16), **({"safety_checker": OwnWeightsChecker()} if own else {}))
     except (OSError, ValueError, KeyError) as e:
         raise CookbookError(f"not a pipeline that can be loaded ({str(e).splitlines()[0]})", where,
                             "Give a folder with model_index.json, or a Cosmos checkpoint's name on the hub") from e
-    dreamer = Dreamer(pipe.to(device), name, weights_sha(where), card(where) if own else {})
+    dreamer = Dreamer(pipe.to(device), str(name), weights_sha(where), card(where) if own else {})
     if "prompt" not in dreamer.takes or not {"image", "video"} & set(dreamer.takes):
         raise CookbookError(f"{type(pipe).__name__} does not dream from an image and a sentence", name, "Use a Video2World or Predict2.5 checkpoint")
     pipe.set_progress_bar_config(disable=True)
@@ -222,7 +223,13 @@ def motion(video: np.ndarray, threshold: int = 25) -> float:
     "Share of pixels that ever leave their first colour: 0 for a photograph."
     return float((np.abs(video.astype(int) - video[:1]).max((0, 3)) > threshold).mean())
 
-# %% ../nbs/02_dreaming.ipynb #c040
+# %% ../nbs/02_dreaming.ipynb #c034
+def leaning(made: np.ndarray, told: np.ndarray, other: np.ndarray) -> float: # (T, H, W, 3) uint8 each; dB
+    "How much nearer a dream is to the film of what was told than to that of something else, where these two differ."
+    apart = np.abs(told.astype(int) - other).max(-1) > 25
+    return round(psnr(made[apart], told[apart]) - psnr(made[apart], other[apart]), 2) if apart.any() else 0.
+
+# %% ../nbs/02_dreaming.ipynb #c043
 def to_episode(dream: Dream) -> Episode:
     "A dream as an episode whose state and actions have no columns: nobody has measured any."
     nothing = np.zeros((len(dream.video), 0), np.float32)

@@ -21,7 +21,7 @@ from .writing import MEASURES, TABLETOP, WRITERS, summarise
 _all_ = ["Modality", "TABLETOP", "Finding", "validate", "summarise"]
 
 # %% auto #0
-__all__ = ['Episode', 'portrait', 'Source', 'record', 'Normalizer', 'write_dataset', 'choose', 'Dataset', 'recompute',
+__all__ = ['Episode', 'portrait', 'slot', 'Source', 'record', 'Normalizer', 'write_dataset', 'choose', 'Dataset', 'recompute',
            'statistics', 'convert', 'at_rate', 'RatioSampler', 'mix', 'Part', 'take', 'write_seeds', 'write_source',
            'Modality', 'TABLETOP', 'Finding', 'validate', 'summarise']
 
@@ -74,6 +74,12 @@ def portrait(e: Episode, modality: Modality, n: int = 8):  # -> a figure: n fram
     return fig
 
 # %% ../nbs/01_episodes.ipynb #c013
+def slot(robot_type: str) -> str:
+    "Which of the policy's embodiment slots fits a robot: one that NVIDIA trained, or a new one."
+    known, name = {"gr1": "gr1", "droid": "oxe_droid", "agibot": "agibot_genie1"}, robot_type.lower().replace("-", "")
+    return next((slot for part, slot in known.items() if part in name), "new_embodiment")
+
+
 @dataclass(frozen=True, repr=False)
 class Source:
     "Demonstrations and where they are from."
@@ -87,10 +93,7 @@ class Source:
     def __repr__(self) -> str: return f"Source({self.kind}, {self.robot_type}, {len(self.teleop)} to learn from, {len(self.heldout)} held out)"
 
     @property
-    def embodiment(self) -> str:
-        "Which of the policy's embodiment slots fits the robot: one that NVIDIA trained, or a new one."
-        known = {"gr1": "gr1", "droid": "oxe_droid", "agibot": "agibot_genie1"}
-        return next((slot for name, slot in known.items() if name in self.robot_type.lower()), "new_embodiment")
+    def embodiment(self) -> str: return slot(self.robot_type)
 
 
 def record(episodes: int, heldout: int, noise: float = .5, seed: int = 0) -> Source:

@@ -8,9 +8,7 @@ __all__ = ['Actor', 'NotFinite', 'Trial', 'outcome', 'advance', 'rollout', 'Expe
            'other_bin', 'heeds', 'Report']
 
 # %% ../nbs/07_evaluation.ipynb #c004
-import multiprocessing
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
@@ -20,7 +18,7 @@ import torch
 from statsmodels.stats.proportion import proportion_confint
 from tqdm import tqdm
 
-from .core import CookbookError
+from .core import CookbookError, pool
 from .workspace import Scene, Tabletop, expert, proprioception
 
 # %% ../nbs/07_evaluation.ipynb #c009
@@ -180,8 +178,8 @@ def evaluate(
     "Closed loop over many workspaces, in order."
     settings, groups = dict(replan=replan, limit=limit, seed=seed), [list(scenes[i:i + group]) for i in range(0, len(scenes), group)]
     if processes > 1:
-        with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
-            found = list(pool.map(_group, [make] * len(groups), groups, [settings] * len(groups)))
+        with pool(processes) as p:
+            found = list(p.map(_group, [make] * len(groups), groups, [settings] * len(groups)))
     else:
         actor = make()
         found = [_group(lambda: actor, g, settings) for g in tqdm(groups, desc="episodes", unit="group", disable=len(groups) < 5)]
@@ -210,8 +208,9 @@ def open_loop(condition: str, actor: Actor, dataset, stride: int = 16, seed: int
         truth.append(np.stack([e.actions[t:t + 16] for t in at]))
         held.append(np.stack([np.repeat(e.actions[max(t - 1, 0)][None], 16, 0) for t in at]))
     said, truth, held = (np.concatenate(x) for x in (said, truth, held))
-    keys = {k: s for k, s in dataset.modality.action.items() if np.isfinite(said[..., s]).all()}    # the parts that the policy drives
-    if not keys: raise NotFinite("open_loop")
+    driven = set(getattr(actor, "columns", range(said.shape[-1])))
+    keys = {k: s for k, s in dataset.modality.action.items() if driven.issuperset(range(said.shape[-1])[s])}
+    if not keys or not all(np.isfinite(said[..., s]).all() for s in keys.values()): raise NotFinite("open_loop")
     def each(error): return {k: round(float(error[..., s].mean()), 6) for k, s in keys.items()}
     return OpenLoop(condition, len(truth), each(np.abs(said - truth)), each((said - truth) ** 2), each(np.abs(held - truth)))
 

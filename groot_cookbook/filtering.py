@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from scipy.optimize import minimize
 from .core import CookbookError, card, local, torchvision_ready
 torchvision_ready()
@@ -88,9 +89,13 @@ def load_critic(name: str | Path, device: str | None = None) -> Critic:   # a fo
     except (OSError, ValueError) as e: raise CookbookError(f"not a checkpoint of a language model ({str(e).splitlines()[0]})", path, "Name a Cosmos Reason checkpoint") from e
     if kind not in FAMILIES: raise CookbookError(f"a {kind} cannot be asked", path, f"Name a checkpoint of {' or '.join(f'{k} ({f.name})' for k, f in FAMILIES.items())}")
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    model = AutoModelForImageTextToText.from_pretrained(path, dtype="auto", use_safetensors=True, trust_remote_code=False).eval().to(device)
-    processor = AutoProcessor.from_pretrained(path, trust_remote_code=False)
-    return Critic(model, processor, FAMILIES[kind], str(name), {k: tuple(v) for k, v in card(path).get("calibration", {}).items()})
+    try:
+        model, report = AutoModelForImageTextToText.from_pretrained(path, dtype="auto", use_safetensors=True, trust_remote_code=False, output_loading_info=True)
+        processor = AutoProcessor.from_pretrained(path, trust_remote_code=False)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as e: raise CookbookError(f"weights that do not fit the configuration ({str(e).splitlines()[0]})", path, "Take the checkpoint anew from where it came from") from e
+    missing = sorted(report["missing_keys"]) + sorted(report["unexpected_keys"])       # transformers would draw these at random, or leave them out, and only warn
+    if missing: raise CookbookError(f"{len(missing)} weights missing or unknown, the first {missing[0]!r}", path, "Take the checkpoint anew from where it came from")
+    return Critic(model.eval().to(device), processor, FAMILIES[kind], str(name), {k: tuple(v) for k, v in card(path).get("calibration", {}).items()})
 
 # %% ../nbs/04_filtering.ipynb #c020
 def clip_of(dream) -> np.ndarray:  # (T, H, W, 3) uint8

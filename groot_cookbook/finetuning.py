@@ -207,7 +207,7 @@ def load_state(path: Path, student: nn.Module, average: dict[str, Tensor], stepp
     saved, step = load_file(path), int(note["step"])
     student.load_state_dict({k[6:]: v for k, v in saved.items() if k.startswith("model.")})
     for k, v in average.items(): v.copy_(saved[f"average.{k}"])
-    optimizer.recall(steppers, dict(student.named_parameters()), saved, step)
+    optimizer.recall(steppers, dict(student.named_parameters()), saved)
     return step, json.loads(note["curve"])
 
 # %% ../nbs/06_flare_finetune.ipynb #c029

@@ -3,8 +3,6 @@
 # %% ../nbs/train/93_tiny_backbone.ipynb #c003
 from __future__ import annotations
 
-import multiprocessing
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +12,8 @@ from torch import Tensor, nn
 
 from . import workspace
 from .backbone import Backbone
-from .workspace import COLOURS, FINGER, SIDES, Camera, block_slice
+from .core import pool
+from .workspace import COLOURS, SIDES, Camera, block_slice
 
 # %% auto #0
 __all__ = ['Looks', 'look_at', 'draw_looks', 'prompt', 'Grounding', 'hill', 'grounding_loss', 'probe']
@@ -27,7 +26,6 @@ class Looks:
     pixels: np.ndarray        # (N, 7, 2) float32: column and row of each thing's middle
     places: np.ndarray        # (N, 7, 3) float32, m
     there: np.ndarray         # (N, 7) bool: in the scene at all
-    held: np.ndarray          # (N,) int: the colour between the fingers, or -1
     target: np.ndarray        # (N,) int: the instructed colour
     side: np.ndarray          # (N,) int: the instructed bin
 
@@ -50,8 +48,7 @@ def look_at(seed: int, n: int) -> Looks:
         blocks = np.stack([world.position(c) for c in COLOURS])
         tip, there = world.data.site("tip").xpos.copy(), [c in scene.blocks for c in COLOURS]
         places = np.concatenate([blocks, [(*scene.bins[s], 0.) for s in SIDES], [tip]])
-        near = [there[i] and np.linalg.norm(b - tip) < .035 and trace.qpos[t, 6:8].mean() > .2 * FINGER for i, b in enumerate(blocks)]
-        rows.append((world.look().rgb, camera.project(places), places, np.array(there + [True] * 3), np.argmax(near) if any(near) else -1,
+        rows.append((world.look().rgb, camera.project(places), places, np.array(there + [True] * 3),
                      list(COLOURS).index(scene.target), SIDES.index(scene.side)))
     f = [np.stack(c) for c in zip(*rows)]
     return Looks(f[0], f[1].astype(np.float32), f[2].astype(np.float32), *f[3:])
@@ -60,8 +57,8 @@ def look_at(seed: int, n: int) -> Looks:
 def draw_looks(seeds: list[int], n: int, workers: int = 2) -> Looks:
     "Looks of many episodes, in the order of their seeds."
     if workers <= 1: return Looks.join([look_at(s, n) for s in seeds])
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return Looks.join(pool.map(look_at, seeds, [n] * len(seeds), chunksize=8))
+    with pool(workers) as p:
+        return Looks.join(p.map(look_at, seeds, [n] * len(seeds), chunksize=8))
 
 # %% ../nbs/train/93_tiny_backbone.ipynb #c014
 def prompt(looks: Looks, rng: np.random.Generator) -> tuple[list[str], list[list[tuple[float, float]]]]:
@@ -111,13 +108,14 @@ def grounding_loss(model: Grounding, looks: Looks, rng: np.random.Generator) -> 
     away = (torch.as_tensor(looks.pixels)[:, None] - middle) / 8
     close = (away.abs().amax(-1) < 1.5) & torch.as_tensor(looks.there)[:, None]
     presence = F.binary_cross_entropy_with_logits(near[..., 0], close.float())
-    offset = F.smooth_l1_loss(near[..., 1:][close], away[close], beta=.1)
+    mean = lambda made, true: F.smooth_l1_loss(made, true, beta=.1, reduction="sum") / max(1, made.numel())     # of nothing: 0, not NaN
+    offset = mean(near[..., 1:][close], away[close])
     full = torch.tensor([len(a) == 3 for a in answers])
     last = features[torch.arange(len(texts)), is_loc.int().argmax(1) - 1]
     names = list(COLOURS)
     asked = torch.tensor([[next((i for i, c in enumerate(names) if c in t), 0), 4 + ("right" in t), 6] for t in texts])
     places = torch.as_tensor(looks.places)[torch.arange(len(texts))[:, None], asked].flatten(1) * 10
-    spoken = F.smooth_l1_loss(model.last(last).float()[full], places[full], beta=.1)
+    spoken = mean(model.last(last).float()[full], places[full])
     return dict(tokens=tokens, presence=4 * presence, offset=offset, places=2 * spoken)
 
 # %% ../nbs/train/93_tiny_backbone.ipynb #c024

@@ -148,8 +148,9 @@ def fit_idm(
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        if work and (step + 1) % EVERY == 0: _keep(idm, optimizer, work, step + 1)
-        if time.monotonic() > end: break
+        late = time.monotonic() > end
+        if work and ((step + 1) % EVERY == 0 or late or step + 1 == steps): _keep(idm, optimizer, work, step + 1)
+        if late: break
     idm.eval().config.unsure = usual_doubt(idm, apart)
     return idm
 

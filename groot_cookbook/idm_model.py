@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -180,7 +181,7 @@ class InverseDynamics(nn.Module):
             if config.get("horizon", gap) != gap: raise ValueError(f"{config['horizon']} actions for frames {gap} apart")
             model = cls(IDMConfig(**{k: v for k, v in config.items() if k in known}))
             model.load_state_dict(load_file(path / "model.safetensors"))
-        except (OSError, ValueError, TypeError, KeyError, RuntimeError) as e:
+        except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as e:
             why = f"not an inverse dynamics checkpoint ({str(e).splitlines()[0]})"
             raise CookbookError(why, path, "Give a folder written by InverseDynamics.save_pretrained") from e
         return model.eval()

@@ -15,12 +15,14 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from .core import CookbookError
+
 # %% auto #0
 __all__ = ['OUTER', 'MEMORY', 'is_inner', 'optimizers', 'step', 'remember', 'recall', 'Trainer', 'progress', 'resume', 'averaged']
 
 # %% ../nbs/06a_optimizer.ipynb #c007
 OUTER = ("embed", "lm_head", "proj_out", "patch", "norm", "state_encoder", "action_encoder", "action_decoder", "future_tokens")   # parts of names
-MEMORY = ("exp_avg", "exp_avg_sq", "momentum_buffer")                # what the two remember of a parameter
+MEMORY = ("exp_avg", "exp_avg_sq", "step", "momentum_buffer")        # what the two remember of a parameter
 
 
 def is_inner(name: str, p: nn.Parameter) -> bool:
@@ -46,22 +48,22 @@ def step(optimizers: Sequence[torch.optim.Optimizer], rate: float = 1.) -> None:
         o.step()
         o.zero_grad(set_to_none=True)
 
-# %% ../nbs/06a_optimizer.ipynb #c014
+# %% ../nbs/06a_optimizer.ipynb #c015
 def remember(optimizers: Sequence[torch.optim.Optimizer], named: dict[str, nn.Parameter]) -> dict[str, Tensor]:
     "All that the optimizers remember, by kind and name of parameter, as safetensors can hold it."
     return {f"{kind}.{name}": o.state[p][kind] for name, p in named.items() for o in optimizers if p in o.state for kind in MEMORY if kind in o.state[p]}
 
 
-def recall(optimizers: Sequence[torch.optim.Optimizer], named: dict[str, nn.Parameter], saved: dict[str, Tensor], done: int) -> None:
-    "Put back what was remembered after `done` steps."
+def recall(optimizers: Sequence[torch.optim.Optimizer], named: dict[str, nn.Parameter], saved: dict[str, Tensor]) -> None:
+    "Put back what was remembered."
     for o in optimizers:
         mine = {id(p) for group in o.param_groups for p in group["params"]}
         for name, p in named.items():
-            memory = {kind: torch.empty_like(p).copy_(saved[f"{kind}.{name}"]) for kind in MEMORY if f"{kind}.{name}" in saved} if id(p) in mine else {}
-            if "exp_avg" in memory: memory["step"] = torch.tensor(float(done), device=p.device)
+            memory = {kind: saved[f"{kind}.{name}"] for kind in MEMORY if f"{kind}.{name}" in saved} if id(p) in mine else {}
+            memory = {kind: t.to(p.device, copy=True) if kind == "step" else torch.empty_like(p).copy_(t) for kind, t in memory.items()}
             if memory: o.state[p] = memory
 
-# %% ../nbs/06a_optimizer.ipynb #c016
+# %% ../nbs/06a_optimizer.ipynb #c017
 @dataclass
 class Trainer:
     "Weights, their running mean and what the optimizers remember; saved together and resumed together."
@@ -70,6 +72,7 @@ class Trainer:
     lr: float = 1e-3               # peak, of AdamW
     decay: float = .998            # of the running mean; 0: the weights themselves
     every: float = 60.             # seconds between two saves
+    recipe: dict = field(default_factory=dict)    # what makes this training itself: a state of another is refused
     step: int = 0
     phase: int = 0                 # of a curriculum, where there is one
     seconds: float = 0.
@@ -79,12 +82,14 @@ class Trainer:
         self.named = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
         self.params, self.steppers = list(self.named.values()), optimizers(self.model, self.lr, weight_decay=.01)
         self.mean = [p.detach().clone() for p in self.params]
+        self.known = json.dumps({"lr": self.lr, "decay": self.decay, **self.recipe}, sort_keys=True)
         self.begun = self.saved = time.monotonic()
 
     def update(self, loss: Tensor, rate: float, figures: list[float] | None = None) -> None: # rate: of the peaks; figures: to log instead of the loss
         "One step of the optimizers and of the running mean."
         loss.backward()
-        nn.utils.clip_grad_norm_(self.params, 1.)
+        if not torch.isfinite(nn.utils.clip_grad_norm_(self.params, 1.)):
+            raise CookbookError(f"the gradient of step {self.step} is NaN or infinite", self.file, "The state saved before it is sound: lower the learning rate and run again")
         step(self.steppers, rate)
         torch._foreach_lerp_(self.mean, [p.detach() for p in self.params], 1 - min(self.decay, (1 + self.step) / (10 + self.step)))
         self.step += 1; self.log.append(float(loss.detach()) if figures is None else figures)
@@ -97,24 +102,26 @@ class Trainer:
         for (name, p), mean in zip(self.named.items(), self.mean): tensors |= {f"weight.{name}": p, f"mean.{name}": mean}
         self.file.parent.mkdir(parents=True, exist_ok=True)
         part = self.file.with_suffix(".part")
-        state = json.dumps([self.step, self.phase, self.seconds, self.log])
-        save_file({k: v.detach().contiguous() for k, v in tensors.items()}, part, metadata={"state": state})
+        note = {"state": json.dumps([self.step, self.phase, self.seconds, self.log]), "recipe": self.known}
+        save_file({k: v.detach().contiguous() for k, v in tensors.items()}, part, metadata=note)
         os.replace(part, self.file); self.saved = time.monotonic()
 
-# %% ../nbs/06a_optimizer.ipynb #c018
+# %% ../nbs/06a_optimizer.ipynb #c019
 def progress(trainer: Trainer, steps: int, minutes: float = 0.) -> float:
     "0 to 1 of the budget, by whichever of steps and minutes is nearer its end."
     return max(trainer.step / steps, trainer.seconds / 60 / minutes if minutes else 0.)
 
 
 def resume(trainer: Trainer) -> Trainer:
-    "Go on from the state file if there is one."
+    "Go on from the state file if there is one, and it is of this training."
     if not trainer.file.exists(): return trainer
     with safe_open(trainer.file, "pt") as f, torch.no_grad():
+        if (found := f.metadata().get("recipe")) != trainer.known:
+            raise CookbookError(f"the saved state is of another training: {found}, not {trainer.known}", trainer.file, "Delete it, or give the parameters it was made with")
         trainer.step, trainer.phase, trainer.seconds, trainer.log = json.loads(f.metadata()["state"])
         saved = {k: f.get_tensor(k) for k in f.keys()}
         for (name, p), mean in zip(trainer.named.items(), trainer.mean): p.copy_(saved[f"weight.{name}"]); mean.copy_(saved[f"mean.{name}"])
-    recall(trainer.steppers, trainer.named, saved, trainer.step)
+    recall(trainer.steppers, trainer.named, saved)
     trainer.begun = trainer.saved = time.monotonic()
     return trainer
 

@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerFast
 from .action_head import ActionHead, ActionHeadConfig, flow_time
 from .backbone import Backbone, BackboneConfig, load_tokenizer, load_weights, pixels, read_config, save_weights, tiny_backbone, tokens
 from .core import CookbookError, local, write_json
-from .episodes import Dataset, Normalizer
+from .episodes import Dataset, Normalizer, slot
 
 _all_ = ["ActionHead", "ActionHeadConfig", "Backbone", "BackboneConfig", "flow_time", "tiny_backbone"]
 
@@ -62,7 +62,7 @@ class Embodiment:
     @classmethod
     def of(cls, dataset: Dataset, parts: Sequence[str] = (), tag: str = "") -> "Embodiment":
         "Read the robot off a dataset: its parts, and the ranges of what it did."
-        tag = tag or ("gr1" if "gr1" in dataset.robot_type.lower().replace("-", "") else "new_embodiment")
+        tag = tag or slot(dataset.robot_type)
         wanted, stats = parts or PARTS.get(tag, ()), dataset.stats
         columns = {k: joined(getattr(dataset.modality, k), wanted) for k in ("state", "action")}
         chosen = {k: {m: np.asarray(v)[sum(columns[k].values(), [])] for m, v in stats[k].items() if np.ndim(v)} for k in columns}

@@ -1,7 +1,7 @@
 """Execute the chapters in order by papermill: strict parameters, time limits, one lock per run folder, resume after anything."""
 from __future__ import annotations
 
-import fcntl, json, os, shutil, sys, threading, time
+import fcntl, json, os, re, shutil, sys, threading, time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,12 +35,12 @@ def locked(out: Path, patience: float = 15.0):
 
 
 def sweep(out: Path) -> None:
-    "Remove what a killed run left half made, and put back what it had just set aside."
-    for old in out.glob(".*.old"):
-        final = out / old.name[1:-4]
-        if not final.exists(): old.rename(final)
-    for left in [*out.glob(".*.part"), *out.glob(".*.old")]:
-        shutil.rmtree(left) if left.is_dir() else left.unlink()
+    "Remove what a killed run left half made, and put back what it had just set aside; nothing else in the folder is touched."
+    ours = sorted(p for p in out.iterdir() if re.fullmatch(r"\.(\d\d\w*|run\.json|report\.html)\.(part|old)", p.name))
+    for left in ours:
+        final = out / left.name[1:-4]
+        if left.suffix == ".old" and not final.exists(): left.rename(final)
+        else: shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
 def watched(params: dict) -> dict[str, str]:
@@ -80,6 +80,8 @@ def stale(out: Path, stage: str, params: dict) -> str:
     changed = [k for k, v in json.loads(json.dumps(params)).items() if k != "run" and seen.get(k, v) != v]
     if changed: return "changed: " + ", ".join(changed)
     if noted.get("watched", watched(params)) != watched(params): return "a dataset or checkpoint changed"
+    for name in have.volatile:
+        if not (out / stage / name).is_file(): return f"{name} is missing"
     for name, digest in have.outputs.items():
         path = out / stage / name
         if not path.is_file() or core.sha256(path) != digest: return f"{name} is missing or altered"
@@ -156,6 +158,7 @@ def execute(chapter: Chapter, to: Path, params: dict, limits: dict, lock: int, l
         papermill.execute_notebook(str(chapter.path), str(to), parameters=params, engine_name="groot_cookbook", kernel_name="python3",
                                    progress_bar=False, cwd=str(root))
     except papermill.PapermillExecutionError as e:
+        if "os error 28" in e.evalue or "[Errno 28]" in e.evalue: raise CookbookError("No space left on device", to.parent.parent, core.FULL) from e
         raise CookbookError(e.evalue if e.ename == "CookbookError" else f"{e.ename}: {e.evalue}", at.get("cell", "")) from e
     except CellTimeoutError as e:
         over = "chapter" if time.monotonic() > deadline - 1.5 else "cell"
@@ -165,6 +168,8 @@ def execute(chapter: Chapter, to: Path, params: dict, limits: dict, lock: int, l
         last = log.read_text(errors="replace").strip().splitlines()[-1:]
         raise CookbookError("the kernel died, most often for lack of memory" + "".join(f" (it said: {line})" for line in last), at.get("cell", ""),
                             "groot-cookbook doctor shows what this machine has") from e
+    except RuntimeError as e:                # of a kernel that did not answer in time
+        raise CookbookError(f"the kernel did not start ({e})", chapter.path, "Is the machine busy? groot-cookbook doctor shows what it has; run again to go on") from e
     finally: log.unlink(missing_ok=True)
 
 

@@ -91,7 +91,7 @@ def check_modality(layout: Layout) -> Iterator[Finding]:
                 yield Finding(file, f"{part}.{name} is {s['start']}:{s['end']}, but the {part} vector has {width} numbers", f"Set start and end within 0:{width}")
     for name, v in (value.get("video") or {}).items():
         key = (v or {}).get("original_key") or f"observation.images.{name}"
-        if key not in layout.cameras: yield Finding(file, f"video.{name} is column {key!r}, which {INFO} does not declare", f"Use one of {', '.join(layout.cameras) or 'no camera is declared'}")
+        if key not in layout.cameras: yield Finding(file, f"video.{name} is column {key!r}, which {INFO} does not declare", f"Use one of {', '.join(layout.cameras)}" if layout.cameras else "Declare the camera under features, with dtype video")
     for name, v in (value.get("annotation") or {}).items():
         key = (v or {}).get("original_key") or f"annotation.{name}"
         if key not in layout.features: yield warning(file, f"annotation.{name} is column {key!r}, which {INFO} does not declare", "Declare the column or drop the annotation")

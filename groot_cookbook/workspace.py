@@ -5,8 +5,7 @@
 # %% ../nbs/00_workspace.ipynb #c004
 from __future__ import annotations
 
-import copy, multiprocessing, os
-from concurrent.futures import ProcessPoolExecutor
+import copy
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -16,6 +15,7 @@ import mujoco
 import numpy as np
 from numpy.random import Generator, default_rng
 
+from .core import cores, pool
 from .episodes import Episode
 
 # %% auto #0
@@ -417,7 +417,7 @@ def demonstrate(seed: int, shift: float = 0.0, noise: float = 0.0) -> Episode:
 
 def demonstrations(seeds: list[int], shift: float = 0.0, noise: float = 0.5, workers: int | None = None) -> list[Episode]:
     "Demonstrations of many seeds, in their order, drawn by `workers` processes (default: one a core)."
-    workers = min(workers or os.cpu_count() or 1, len(seeds))
+    workers = min(workers or cores(), len(seeds))
     if workers <= 1: return [demonstrate(s, shift, noise) for s in seeds]
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return list(pool.map(demonstrate, seeds, [shift] * len(seeds), [noise] * len(seeds), chunksize=4))
+    with pool(workers) as p:
+        return list(p.map(demonstrate, seeds, [shift] * len(seeds), [noise] * len(seeds), chunksize=4))

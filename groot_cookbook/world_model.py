@@ -3,12 +3,13 @@
 # %% ../nbs/train/91_tiny_cosmos.ipynb #c003
 from __future__ import annotations
 
-import os
+import hashlib, os
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from .autoencoder import Clips, to_latents, write_card
@@ -51,12 +52,16 @@ def tiny_pipeline(vae: AutoencoderKLWan, reason: str | Path, seed: int = 0, **sh
 # %% ../nbs/train/91_tiny_cosmos.ipynb #c012
 @torch.no_grad()
 def cache_latents(vae: AutoencoderKLWan, clips: Clips, file: Path) -> Tensor: # (N, z, 15, 16, 16) float16
-    "Normalised latents of all clips, from `file` where that has been done."
-    if file.exists() and len(held := load_file(file)["latents"]) == len(clips): return held
+    "Normalised latents of all clips, from `file` where the same autoencoder has made them of the same clips."
+    of = hashlib.sha256(clips.frames[:, ::8, ::8, ::8].tobytes())
+    for p in vae.state_dict().values(): of.update(p.numpy().tobytes())
+    if file.exists():
+        with safe_open(file, "pt") as f:
+            if (f.metadata() or {}).get("of") == of.hexdigest(): return f.get_tensor("latents")
     with torch.autocast("cpu", torch.bfloat16): found = [to_latents(vae, f[None]) for f in clips.frames]
     latents = torch.cat([x.float().half() for x in found]).contiguous()
     file.parent.mkdir(parents=True, exist_ok=True)
-    save_file({"latents": latents}, part := file.with_suffix(".part"))
+    save_file({"latents": latents}, part := file.with_suffix(".part"), metadata={"of": of.hexdigest()})
     os.replace(part, file)
     return latents
 

@@ -1,13 +1,14 @@
-import json
+import json, shutil
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
+from safetensors.torch import load_file, save_file
 
 from groot_cookbook import critic_data, filtering, tiny_reason
-from groot_cookbook.core import CookbookError
+from groot_cookbook.core import CookbookError, local
 from groot_cookbook.filtering import QUESTIONS, Critic, Verdict, auc, combine, judge, keep, log_odds, platt, probability, questions_about, reliability, tradeoff
 
 INSTRUCTIONS = ["pick up the red block and place it in the left bin", "pick up the blue block and place it in the right bin"]
@@ -135,6 +136,18 @@ def test_only_a_known_family_is_loaded(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(CookbookError, match="a bert cannot be asked"): filtering.load_critic(tmp_path)
     with pytest.raises(CookbookError, match="no checkpoint called"): filtering.load_critic("no-such-critic")
+
+
+@pytest.mark.parametrize("damage, words", [("a weight gone", "missing or unknown"), ("cut short", "do not fit"), ("another size", "do not fit")])
+def test_a_critic_with_other_weights_judges_nothing(tmp_path, damage, words):
+    folder = shutil.copytree(local("tiny-reason"), tmp_path / "critic")
+    weights = load_file(folder / "model.safetensors")
+    name = next(k for k in weights if k.endswith("q_proj.weight"))
+    if damage == "a weight gone": weights.pop(name)
+    if damage == "another size": weights[name] = weights[name][:-8].contiguous()
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    if damage == "cut short": (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:-1000])
+    with pytest.raises(CookbookError, match=words): filtering.load_critic(folder)
 
 
 def test_reason2_is_asked_through_the_same_code(tmp_path, film):

@@ -168,6 +168,9 @@ def test_bad_input_has_one_sentence(tmp_path):
     with pytest.raises(CookbookError, match="Give at least 17"): label(idm, CLIPS[0].frames[:16], 10.)
     with pytest.raises(CookbookError, match="uint8"): label(idm, CLIPS[0].frames.astype(np.float32), 10.)
     with pytest.raises(CookbookError, match="not an inverse dynamics checkpoint"): InverseDynamics.from_pretrained(tmp_path)
+    weights = idm.save_pretrained(tmp_path / "cut") / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(CookbookError, match="not an inverse dynamics checkpoint"): InverseDynamics.from_pretrained(tmp_path / "cut")
     with pytest.raises(CookbookError, match="Train an IDM for this robot"): fit_idm([clip(A=5)], configure(CLIPS, **SMALL), steps=1)
     with pytest.raises(CookbookError, match="no episodes"): fit_idm([], configure(CLIPS, **SMALL), steps=1)
 

@@ -42,6 +42,20 @@ def make(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_only_the_runners_own_leavings_are_swept(tmp_path):
+    for name in (".bashrc.old", ".profile.old", ".movie.part", ".07_evaluation.old", ".run.json.part"): (tmp_path / name).write_text(name)
+    (tmp_path / ".03_idm.part").mkdir()
+    runner.sweep(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".bashrc.old", ".movie.part", ".profile.old", "07_evaluation"]
+
+
+@pytest.mark.parametrize("block, words", [("limits: {cel: 3}", "whole seconds"), ('limits: {cell: "300"}', "whole seconds"), ("limits: {cell: 0}", "whole seconds"),
+                                          ("00_first: 5", "one block per chapter"), ("00_first: {run: elsewhere}", "--out")])
+def test_a_profile_is_read_strictly(project, block, words):
+    (project / "nbs" / "params" / "smoke.yaml").write_text(block + "\n")
+    with pytest.raises(CookbookError, match=words): runner.prepare("smoke", root=project)
+
+
 @pytest.fixture
 def project(tmp_path) -> Path: return make(tmp_path)
 

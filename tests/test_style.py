@@ -46,6 +46,19 @@ def said(output) -> str:
 def shelves() -> list[str]: return [p.name for p in CHAPTERS]
 
 
+@everywhere
+def test_no_warnings_and_no_clocks_in_the_outputs(path):
+    "What goes to stderr are warnings and progress bars, and both say when they were made."
+    assert not [o.text[:80] for c in code(path) for o in c.outputs if o.output_type == "stream" and o.name == "stderr"]
+
+
+@everywhere
+def test_a_figure_that_is_announced_is_there(path):
+    executed = [c for c in code(path) if any(o.output_type != "stream" for o in c.outputs)]
+    for c in executed and code(path):
+        if re.search(r"^(core\.)?show\(", c.source, re.M): assert any(k in PICTURES for o in c.outputs for k in o.get("data", {})), c.source[:120]
+
+
 def test_the_ten_chapters_are_there():
     from groot_cookbook.core import STAGES
     assert [n for n in shelves() if n < "10"] == [f"{s}.ipynb" for s in STAGES]

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from groot_cookbook import cli
 from groot_cookbook.core import CookbookError, data_dir
 from groot_cookbook.episodes import Dataset, Episode, convert, take, validate, write_dataset
 from groot_cookbook.video import VideoWriter, read_frames
@@ -177,6 +178,19 @@ def test_each_break_by_its_name(d, name):
     except CookbookError as e: assert e.what and e.do
     if severity == "error":
         with pytest.raises(CookbookError): take(d, 1)
+
+
+@pytest.mark.parametrize("name", [n for n, b in BREAKS.items() if b[3] == "error"][::4])
+def test_a_run_on_a_broken_dataset_is_one_sentence_and_touches_nothing(d, tmp_path, capsys, name):
+    how, file, words, _ = BREAKS[name]
+    how(d)
+    earlier = tmp_path / "out" / "02_dreaming" / "manifest.json"
+    earlier.parent.mkdir(parents=True)
+    earlier.write_text("{}")
+    assert cli.main(["run", "--dataset", str(d), "--out", str(tmp_path / "out")]) == 1
+    said = capsys.readouterr().err
+    assert (words in said or "more: groot-cookbook validate" in said) and "Traceback" not in said      # the first of several errors is told
+    assert [p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*")] == ["02_dreaming", "02_dreaming/manifest.json"]
 
 
 def test_v3_breaks(d3):
