@@ -108,7 +108,7 @@ def build(out: Path, root: Path = ROOT) -> Path:
     page = ["<!doctype html><html lang='en'><meta charset='utf-8'><meta name='viewport' content='width=device-width,initial-scale=1'>",
             f"<title>{escape(out.name)}: GR00T cookbook</title><style>{CSS}</style><main>", f"<h1>The data engine, run <em>{escape(out.name)}</em></h1>",
             f"<p class='soft'>Made by <code>{escape(about.get('command', 'groot-cookbook'))}</code>, profile <b>{escape(about.get('profile', 'unknown'))}</b>. "
-            f"{sum(m.seconds for m in made):.0f} s in all, at most {max((m.manifest.peak_mb for m in made if m.manifest), default=0)} MB of memory.</p>", _overview(made)]
+            f"{sum(m.seconds for m in made):.0f} s in all; the largest process held {max((m.manifest.peak_mb for m in made if m.manifest), default=0)} MB.</p>", _overview(made)]
     page += [_section(m, about.get("params", {}).get(m.chapter.name, {}), out) for m in made]
     page.append(_versions(made))
     part = out / ".report.html.part"

@@ -3,7 +3,7 @@
 # %% ../nbs/train/91_tiny_cosmos.ipynb #c003
 from __future__ import annotations
 
-import hashlib, os
+import hashlib, json, os
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .autoencoder import Clips, to_latents, write_card
-from .core import checkpoint, torchvision_ready
+from .core import checkpoint, torchvision_ready, write_json
 from .dreaming import OwnWeightsChecker, weights_sha
 from .optimizer import Trainer, progress
 
@@ -147,6 +147,8 @@ def save_pipeline(pipe: Cosmos2_5_PredictBasePipeline, folder: str | Path, lengt
     pipe.tokenizer.model_max_length = length
     for piece in (pipe.transformer, pipe.vae, pipe.text_encoder): piece.half()
     pipe.save_pretrained(folder, max_shard_size="15MB")
+    for config in Path(folder).rglob("*.json"):                  # diffusers notes the folder that a piece came from: nobody else has it
+        if (kept := json.loads(config.read_text())).pop("_name_or_path", None): write_json(config, kept)
     for piece in (pipe.transformer, pipe.vae, pipe.text_encoder): piece.float()
     write_card(folder, weights_sha=weights_sha(folder), tokens=length, **facts)
     return Path(folder)
