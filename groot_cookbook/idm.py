@@ -151,7 +151,7 @@ def fit_idm(
         late = time.monotonic() > end
         if work and ((step + 1) % EVERY == 0 or late or step + 1 == steps): _keep(idm, optimizer, work, step + 1)
         if late: break
-    idm.eval().config.unsure = usual_doubt(idm, apart)
+    idm.eval().config.unsure = max(usual_doubt(idm, apart), start.config.unsure if start else 0.)    # surer of one table is not surer of dreams
     return idm
 
 # %% ../nbs/03_idm.ipynb #c025
