@@ -16,9 +16,9 @@ cookbook: $(READY)       ## the whole data engine, laptop profile: about a quart
 smoke: $(READY)          ## the same, as small as it goes: minutes
 	$(RUN) --profile smoke
 
-test: $(READY)           ## chapters by papermill, then cell by cell in nbs/, then everything in tests/
+test: $(READY)           ## chapters by papermill, the notebooks between them cell by cell, then everything in tests/
 	$(RUN) --profile smoke
-	$(BIN)/nbdev-test nbs --n-workers 0
+	$(BIN)/nbdev-test nbs --n-workers 0 --file-re '^[0-9]+[a-z]_'
 	$(BIN)/python -m pytest
 
 bench: $(READY)          ## measure speed and memory on this machine into data/results/
