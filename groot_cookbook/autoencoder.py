@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .core import CookbookError, torchvision_ready
+from .core import CookbookError, torchvision_ready, write_json
 from .dreaming import psnr
 from .optimizer import Trainer, progress
 
@@ -229,5 +229,4 @@ def to_latents(vae: AutoencoderKLWan, frames: np.ndarray) -> Tensor: # (B, T, H,
 # %% ../nbs/train/90_tiny_vae.ipynb #c035
 def write_card(folder: str | Path, **facts) -> Path:
     "A checkpoint's card: data, seed, steps, command, figures."
-    from groot_cookbook.core import write_json
     return write_json(Path(folder) / "card.json", {"made_by": "groot_cookbook", **facts})

@@ -11,6 +11,7 @@ from . import core
 from .core import CookbookError
 
 ROOT = Path(core.__file__).parent.parent
+LIMITS = {"cell": 600, "chapter": 1200}     # seconds, unless the profile's `limits` block says otherwise
 SPINE = "0"                                 # chapters 00 to 09 make the pipeline; later shelves run by --only
 
 
@@ -106,8 +107,8 @@ def read_profile(name: str, root: Path = ROOT) -> dict:
     try: blocks = yaml.safe_load(path.read_text()) or {}
     except yaml.YAMLError as e: raise CookbookError(f"not readable as YAML ({' '.join(str(e).split())})", path) from e
     if not isinstance(blocks, dict) or not all(isinstance(b or {}, dict) for b in blocks.values()): raise CookbookError("a profile holds one block per chapter", path)
-    wrong = {k: v for k, v in (blocks.get("limits") or {}).items() if k not in ("cell", "chapter") or type(v) is not int or v < 1}
-    if wrong: raise CookbookError(f"limits: {wrong}", path, "Limits are whole seconds: cell, chapter")
+    wrong = {k: v for k, v in (blocks.get("limits") or {}).items() if k not in LIMITS or type(v) is not int or v < 1}
+    if wrong: raise CookbookError(f"limits: {wrong}", path, "Limits are whole seconds: " + ", ".join(LIMITS))
     return {k: v or {} for k, v in blocks.items()}
 
 
@@ -117,8 +118,8 @@ def resolve(available: list[Chapter], blocks: dict, where: str = "profile", sets
     params = {c: {n: p.default for n, p in ps.items()} for c, ps in declared.items()}
 
     def known(chapter: str, name: str, where: str) -> Parameter:
-        if name in declared[chapter] and name != "run": return declared[chapter][name]
         if name == "run": raise CookbookError("the run folder is not a chapter's own", where, "Name it once, for all chapters, with --out")
+        if name in declared[chapter]: return declared[chapter][name]
         raise CookbookError(f"{chapter} has no parameter {name!r}", where, "It declares: " + ", ".join(declared[chapter]))
 
     for chapter, block in blocks.items():

@@ -5,7 +5,7 @@ import argparse, json, os, re, shlex, shutil, signal, sys
 from importlib import metadata
 from pathlib import Path
 
-from . import __version__, chapters, runner
+from . import __version__, chapters, core, runner
 from .core import CookbookError
 
 EPILOG = """examples:
@@ -149,7 +149,7 @@ def do_doctor(args) -> int:
 
 def examine() -> dict:
     "What this machine has, and which profiles it can run."
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = core.cores()
     memory, disk = _memory_gb(), shutil.disk_usage(chapters.ROOT).free / 1e9
     off = _packages()
     try:

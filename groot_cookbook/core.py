@@ -1,7 +1,7 @@
 """What every chapter shares: errors that help, the run folder and its manifests, checkpoints by name, figures."""
 from __future__ import annotations
 
-import hashlib, json, multiprocessing, os, platform, resource, shutil, threading, time
+import hashlib, importlib, json, multiprocessing, os, platform, resource, shutil, sys, threading, time
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -72,7 +72,7 @@ class Manifest:
         except (ValueError, TypeError) as e: raise CookbookError(f"not a manifest ({e})", path, f"Delete {path.parent} and run the stage again") from e
 
 
-CARRIED = {"08_thor_export": "thor/*", "09_benchmark": "published_latency.json"}     # files of data/ that a chapter copies or reads as they are
+CARRIED = {"08_thor_export": "thor/*.*", "09_benchmark": "published_latency.json"}     # files of data/ that a chapter copies or reads as they are
 
 
 def code_digest(stage: str) -> str:
@@ -84,7 +84,8 @@ def code_digest(stage: str) -> str:
     if chapter.exists():
         for cell in json.loads(chapter.read_text())["cells"]:
             if cell["cell_type"] == "code": h.update("".join(cell["source"]).encode())
-    for f in sorted(data_dir().glob(CARRIED.get(stage, ""))) if stage in CARRIED else (): h.update(f.read_bytes())
+    if stage in CARRIED:
+        for f in sorted(data_dir().glob(CARRIED[stage])): h.update(f.read_bytes())
     return h.hexdigest()
 
 
@@ -105,6 +106,11 @@ def require(run: str | Path, *stages: str) -> list[Path]:
 
 
 _started = time.monotonic()
+
+
+def disk_full(words: str) -> bool:
+    "Whether an error speaks of a full disk; safetensors has its own words for it."
+    return "[Errno 28]" in words or "os error 28" in words
 
 
 FULL = "Free some space or choose another folder with --out; earlier stages are untouched"
@@ -132,10 +138,8 @@ def hand_over(run: str | Path, stage: str, params: dict, inputs=(), volatile=())
         shutil.rmtree(old, ignore_errors=True)
     except (OSError, SafetensorError) as e:
         shutil.rmtree(part, ignore_errors=True)
-        full = "os error 28" in str(e)                     # safetensors reports a full disk in its own words
-        if full or getattr(e, "errno", 0) in (28, 30, 13):
-            what, where = ("No space left on device", final) if full else (e.strerror, e.filename or final)
-            raise CookbookError(what, where, FULL) from e
+        if disk_full(str(e)) or getattr(e, "errno", 0) in (28, 30, 13):
+            raise CookbookError(getattr(e, "strerror", None) or "No space left on device", getattr(e, "filename", None) or final, FULL) from e
         raise
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
@@ -201,6 +205,11 @@ def card(folder: str | Path) -> dict:
     path = Path(folder) / "card.json"
     try: return json.loads(path.read_text()) if path.is_file() else {}
     except ValueError as e: raise CookbookError(f"not a card ({e})", path, "Take the checkpoint anew from where it came from") from e
+
+
+def no_bars() -> None:
+    "Stop the loading bars of the model libraries that are in use: a notebook keeps what it shows."
+    for library in {"diffusers", "transformers"} & set(sys.modules): importlib.import_module(f"{library}.utils.logging").disable_progress_bar()
 
 
 def torchvision_ready() -> None:

@@ -7,10 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from . import core
-from .chapters import ROOT, SPINE, Chapter, chapters, pick, read_profile, resolve
+from .chapters import LIMITS, ROOT, SPINE, Chapter, chapters, pick, read_profile, resolve
 from .core import CookbookError, Manifest
-
-LIMITS = {"cell": 600, "chapter": 1200}     # seconds, unless the profile's `limits` block says otherwise
 
 
 # --- the run folder ---------------------------------------------------------------------------------------------
@@ -158,7 +156,7 @@ def execute(chapter: Chapter, to: Path, params: dict, limits: dict, lock: int, l
         papermill.execute_notebook(str(chapter.path), str(to), parameters=params, engine_name="groot_cookbook", kernel_name="python3",
                                    progress_bar=False, cwd=str(root))
     except papermill.PapermillExecutionError as e:
-        if "os error 28" in e.evalue or "[Errno 28]" in e.evalue: raise CookbookError("No space left on device", to.parent.parent, core.FULL) from e
+        if core.disk_full(e.evalue): raise CookbookError("No space left on device", to.parent.parent, core.FULL) from e
         raise CookbookError(e.evalue if e.ename == "CookbookError" else f"{e.ename}: {e.evalue}", at.get("cell", "")) from e
     except CellTimeoutError as e:
         over = "chapter" if time.monotonic() > deadline - 1.5 else "cell"
