@@ -15,20 +15,20 @@ import mujoco
 import numpy as np
 from numpy.random import Generator, default_rng
 
+from .camera import Backdrop, Camera, View, look
 from .core import cores, pool
 from .episodes import Episode
 
 # %% auto #0
 __all__ = ['COLOURS', 'SIDES', 'INSTRUCTION', 'HZ', 'FRAMES', 'SIZE', 'BLOCK', 'FINGER', 'HOME', 'PURPOSES', 'seeds', 'Scene',
-           'sample_scene', 'compiled', 'Camera', 'View', 'look', 'proprioception', 'block_slice', 'Tabletop',
-           'Workspace', 'path', 'Reach', 'expert', 'Trace', 'simulate', 'render', 'play', 'episode', 'demonstrate',
-           'demonstrations']
+           'sample_scene', 'compiled', 'proprioception', 'block_slice', 'Tabletop', 'Workspace', 'path', 'Reach',
+           'expert', 'Trace', 'simulate', 'render', 'play', 'episode', 'demonstrate', 'demonstrations']
 
 # %% ../nbs/00_workspace.ipynb #c008
 COLOURS = {"red": (.85, .12, .10), "green": (.10, .62, .18), "blue": (.12, .25, .85), "yellow": (.95, .80, .10)}
 SIDES = ("left", "right")                      # as seen in the image
 INSTRUCTION = "pick up the {colour} block and place it in the {side} bin"
-HZ, FRAMES, SIZE = 10, 57, 64                  # control rate, frames of an episode, pixels of an image
+HZ, FRAMES, SIZE = 10, 57, Camera.size                  # control rate, frames of an episode, pixels of an image
 BLOCK, FINGER = .028, .045                     # half edge of a block, travel of a finger, m
 HOME = np.array([0., .15, 1.75, 0., 1.24, 0.])
 PURPOSES = ("teleop", "heldout", "dream", "evaluation", "world_model", "idm", "critic", "backbone")
@@ -109,13 +109,13 @@ def _xml() -> str:
     return f"""
 <mujoco><option timestep=".002" integrator="Euler" cone="elliptic" impratio="20" noslip_iterations="10"/>
 <default><geom condim="6" solref=".006 1"/><joint armature=".02" damping="1"/>
- <default class="arm"><geom contype="0" conaffinity="0" rgba=".55 .58 .62 1" density="300"/></default>
- <default class="finger"><geom contype="1" conaffinity="6" friction="2 .05 .002" rgba=".13 .14 .16 1" density="800"/><joint armature=".1" damping="2"/></default>
+ <default class="arm"><geom group="1" contype="0" conaffinity="0" rgba=".55 .58 .62 1" density="300"/></default>
+ <default class="finger"><geom group="1" contype="1" conaffinity="6" friction="2 .05 .002" rgba=".13 .14 .16 1" density="800"/><joint armature=".1" damping="2"/></default>
  <default class="bin"><geom type="box" contype="2" conaffinity="0" rgba=".30 .32 .36 1"/></default>
- <default class="block"><geom type="box" size="{BLOCK} {BLOCK} {BLOCK}" contype="4" conaffinity="7" friction="1 .01 .001" density="400"/></default></default>
+ <default class="block"><geom group="1" type="box" size="{BLOCK} {BLOCK} {BLOCK}" contype="4" conaffinity="7" friction="1 .01 .001" density="400"/></default></default>
 <worldbody>
  <geom name="table" type="box" size=".75 .9 .02" pos=".35 0 -.02" contype="2" conaffinity="0"/>
- <body name="base"><geom class="arm" type="cylinder" size=".065 .05" pos="0 0 .05" rgba=".3 .32 .35 1"/></body>
+ <body name="base"><geom class="arm" group="0" type="cylinder" size=".065 .05" pos="0 0 .05" rgba=".3 .32 .35 1"/></body>
  <body name="bin_left">{walls}</body><body name="bin_right">{walls}</body>
  {_arm()}{blocks}
 </worldbody>
@@ -130,95 +130,6 @@ def compiled() -> mujoco.MjModel:
     return mujoco.MjModel.from_xml_string(_xml())
 
 # %% ../nbs/00_workspace.ipynb #c020
-@dataclass(frozen=True)
-class Camera:
-    "A pinhole camera that draws by casting rays through MuJoCo's own geometry: no OpenGL, the same picture on every machine."
-    position: tuple = (.84, 0., .78)
-    target: tuple = (.20, 0., .03)
-    fovy: float = 41.           # degrees
-    size: int = SIZE
-    samples: int = 3            # rays along each edge of a pixel, where an object's edge crosses it
-
-    @property
-    def axes(self) -> np.ndarray:
-        back = np.subtract(self.position, self.target); back /= np.linalg.norm(back)
-        right = np.cross([0, 0, 1], back); right /= np.linalg.norm(right)
-        return np.stack([right, np.cross(back, right), back])                       # rows: right, up, backwards
-
-    def rays(self, samples: int = 1) -> np.ndarray:  # (size², samples², 3) unit vectors, row by row
-        "Directions through a grid of `samples` x `samples` points in every pixel."
-        n = self.size * samples
-        u = (np.arange(n) + .5) / n * 2 - 1
-        xs, ys = np.meshgrid(u, -u)
-        half = np.tan(np.radians(self.fovy) / 2)
-        d = np.stack([xs * half, ys * half, -np.ones_like(xs)], -1) @ self.axes
-        d = d.reshape(self.size, samples, self.size, samples, 3).swapaxes(1, 2).reshape(self.size**2, samples**2, 3)
-        return d / np.linalg.norm(d, axis=-1, keepdims=True)
-
-    def project(self, points: np.ndarray) -> np.ndarray:  # (..., 3) m -> (..., 2) pixels: column, row
-        p = (np.asarray(points) - self.position) @ self.axes.T
-        uv = p[..., :2] / -p[..., 2:] / np.tan(np.radians(self.fovy) / 2)
-        return (uv * [1, -1] + 1) * self.size / 2 - .5
-
-# %% ../nbs/00_workspace.ipynb #c023
-@dataclass(frozen=True)
-class View:
-    rgb: np.ndarray           # (H, W, 3) uint8
-    depth: np.ndarray         # (H, W) float32, m along the viewing axis; inf where nothing is hit
-    segmentation: np.ndarray  # (H, W) uint8: 0 table and background, 1 arm, 2 left bin, 3 right bin, 4.. the blocks in the order of COLOURS
-
-
-@lru_cache(8)
-def _rays(camera: Camera, samples: int) -> np.ndarray: return camera.rays(samples)
-
-
-def _cast(model, data, origin, rays):
-    "First hit of each ray (N, 3) from one point: geom (-1: none), distance in lengths of the ray, normal."
-    n = len(rays)
-    geom, distance, normal = np.empty(n, np.int32), np.empty(n), np.empty(3 * n)
-    mujoco.mj_multiRay(model, data, np.array(origin, float), rays.ravel(), None, 1, -1, geom, distance, normal, n, 5.)
-    return geom, distance, normal.reshape(-1, 3)
-
-
-def _shade(model, scene, points, geom, normal, lit):
-    "Lambert's law with one lamp, some ambient light, and the lamp's tint."
-    to_lamp = np.array(scene.light) - points
-    lambert = np.clip((normal * to_lamp).sum(1) / np.linalg.norm(to_lamp, axis=1), 0, None)
-    colour = model.geom_rgba[geom, :3] * (scene.ambient + .65 * lambert * lit)[:, None] * scene.tint
-    return np.where((geom < 0)[:, None], np.array([.80, .84, .88]) * scene.tint, colour).clip(0, 1)
-
-
-@lru_cache(1)
-def _label_table() -> np.ndarray:
-    model, table = compiled(), np.zeros(compiled().ngeom + 1, np.uint8)              # the last entry answers geom -1: background
-    for g in range(model.ngeom):
-        body = model.body(model.geom_bodyid[g]).name
-        table[g] = {"world": 0, "bin_left": 2, "bin_right": 3, **{c: 4 + i for i, c in enumerate(COLOURS)}}.get(body, 1)
-    return table
-
-# %% ../nbs/00_workspace.ipynb #c024
-def look(model: mujoco.MjModel, data: mujoco.MjData, scene: Scene, camera: Camera = Camera()) -> View:
-    "One picture: Lambert shading, a hard shadow, and `samples`² rays in the pixels that an edge runs through."
-    rays, n = _rays(camera, 1)[:, 0], camera.size
-    geom, distance, normal = _cast(model, data, camera.position, rays)
-    points = camera.position + rays * np.where(geom < 0, 5., distance)[:, None]
-    _, reach, _ = _cast(model, data, scene.light, points - scene.light)
-    lit = (reach < 0) | (reach > .995)
-    rgb = _shade(model, scene, points, geom, normal, lit).reshape(n, n, 3)
-    if camera.samples > 1:
-        face = (geom + 2) * 10 + normal @ [1., 2., 4.]                              # one number for each flat face
-        face, edge = face.reshape(n, n), np.zeros((n, n), bool)
-        across, down = abs(np.diff(face, axis=1)) > .7, abs(np.diff(face, axis=0)) > .7
-        edge[:, 1:] |= across; edge[:, :-1] |= across; edge[1:] |= down; edge[:-1] |= down
-        fine = _rays(camera, camera.samples)[edge.ravel()]
-        k, fine = fine.shape[1], fine.reshape(-1, 3)
-        g, d, nrm = _cast(model, data, camera.position, fine)
-        p = camera.position + fine * np.where(g < 0, 5., d)[:, None]
-        rgb[edge] = _shade(model, scene, p, g, nrm, np.repeat(lit[edge.ravel()], k)).reshape(-1, k, 3).mean(1)
-    depth = np.where(geom < 0, np.inf, distance * -(rays @ camera.axes[2]))
-    return View((rgb * 255).round().astype(np.uint8), depth.astype(np.float32).reshape(n, n), _label_table()[geom].reshape(n, n))
-
-# %% ../nbs/00_workspace.ipynb #c026
 def proprioception(qpos: np.ndarray) -> np.ndarray:  # (..., nq) -> (..., 7)
     "Six joint angles in rad and how far the gripper is closed, 0..1."
     return np.concatenate([qpos[..., :6], qpos[..., 6:8].mean(-1, keepdims=True) / FINGER], -1).astype(np.float32)
@@ -229,7 +140,7 @@ def block_slice(colour: str) -> slice:
     start = 8 + 7 * list(COLOURS).index(colour)
     return slice(start, start + 7)
 
-# %% ../nbs/00_workspace.ipynb #c027
+# %% ../nbs/00_workspace.ipynb #c021
 class Tabletop:
     "The physics and the picture of one scene at a time."
     def __init__(self, camera: Camera = Camera()):
@@ -238,7 +149,7 @@ class Tabletop:
 
     def arrange(self, scene: Scene) -> "Tabletop":
         "Put the lamp, bins and blocks of `scene` in place; the arm stands at home."
-        self.scene, self.picked = scene, False
+        self.scene, self.picked, self.backdrop = scene, False, None
         mujoco.mj_resetData(self.model, self.data)
         for side, xy in scene.bins.items(): self.model.body(f"bin_{side}").pos[:2] = xy
         self.model.geom("table").rgba[:3] = scene.table
@@ -271,9 +182,12 @@ class Tabletop:
         away = abs(self.position(self.scene.target) - [*self.scene.bins[self.scene.side], 0])
         return bool((away < [.07, .07, .06]).all() and self.data.qpos[6:8].mean() < .3 * FINGER)
 
-    def look(self) -> View: return look(self.model, self.data, self.scene, self.camera)
+    def look(self) -> View:
+        "What the camera sees; the first picture of a scene also casts what stands still in it."
+        self.backdrop = self.backdrop or Backdrop(self.model, self.data, self.scene, self.camera)
+        return look(self.data, self.backdrop)
 
-# %% ../nbs/00_workspace.ipynb #c030
+# %% ../nbs/00_workspace.ipynb #c024
 class Workspace(gymnasium.Env):
     """The tabletop as a Gymnasium environment: 10 Hz joint targets in, a picture and proprioception out.
 
@@ -308,7 +222,7 @@ class Workspace(gymnasium.Env):
     def observe(self) -> dict: return {"image": self.render(), "state": proprioception(self.world.data.qpos)}
     def render(self): return self.world.look().rgb
 
-# %% ../nbs/00_workspace.ipynb #c033
+# %% ../nbs/00_workspace.ipynb #c027
 def path(scene: Scene, rng: Generator, noise: float = 0.0):  # -> (56, 3) m, (56,) 0..1
     "Where the fingertips should be after each step, and the gripper's command."
     x, y, _ = scene.blocks[scene.target]
@@ -326,7 +240,7 @@ def path(scene: Scene, rng: Generator, noise: float = 0.0):  # -> (56, 3) m, (56
     close = ((t > times[2] + 1) & (t <= times[6] + 1)).astype(float)
     return points[leg - 1] * (1 - u) + points[leg] * u, close
 
-# %% ../nbs/00_workspace.ipynb #c034
+# %% ../nbs/00_workspace.ipynb #c028
 class Reach:
     "Inverse kinematics of the fingertips, pointing down, by mink's quadratic program."
     def __init__(self):
@@ -358,7 +272,7 @@ def expert(scene: Scene, noise: float = 0.0) -> np.ndarray:  # -> (56, 7)
     points, close = path(scene, default_rng([scene.seed, 1]), noise)
     return np.concatenate([_reach()(points), close[:, None]], 1)
 
-# %% ../nbs/00_workspace.ipynb #c036
+# %% ../nbs/00_workspace.ipynb #c030
 @dataclass(frozen=True)
 class Trace:
     "What the simulator knows of an episode: enough to draw it again, or to break it on purpose."
@@ -391,7 +305,7 @@ def render(trace: Trace) -> np.ndarray:  # -> (T, 64, 64, 3) uint8
     world = _tabletop().arrange(trace.scene)
     return np.stack([world.pose(q).look().rgb for q in trace.qpos])
 
-# %% ../nbs/00_workspace.ipynb #c041
+# %% ../nbs/00_workspace.ipynb #c035
 def play(scene: Scene, rng: Generator) -> np.ndarray:  # -> (56, 7)
     "Commands without a purpose: the hand wanders between random places and opens and closes, as a robot at play."
     stops = np.concatenate([[[.285, 0, .238]], rng.uniform([.12, -.3, .03], [.46, .3, .28], (rng.integers(4, 9), 3))])

@@ -18,49 +18,6 @@ def test_a_scene_is_solvable_by_construction(seed, shift):
     assert scene.bins["left"][1] < 0 < scene.bins["right"][1]
 
 
-def test_left_is_left_in_the_image():
-    scene, camera = W.sample_scene(1), W.Camera()
-    left, right = (camera.project(np.array([*scene.bins[s], 0.])) for s in W.SIDES)
-    assert left[0] < W.SIZE / 2 < right[0]
-
-
-def test_every_bin_and_block_of_the_farthest_workspaces_is_in_the_picture():
-    camera = W.Camera()
-    for seed in W.seeds("heldout", 200):
-        scene = W.sample_scene(seed, 1.)
-        points = camera.project(np.array([*((x, y, 0.) for x, y in scene.bins.values()), *((x, y, W.BLOCK) for x, y, _ in scene.blocks.values())]))
-        assert (points > 0).all() and (points < W.SIZE - 1).all(), seed
-
-
-def test_segmentation_and_projection_agree_on_where_a_block_is():
-    scene = W.sample_scene(5)
-    view = W.Tabletop().arrange(scene).look()
-    for colour, (x, y, _) in scene.blocks.items():
-        rows, columns = np.nonzero(view.segmentation == 4 + list(W.COLOURS).index(colour))
-        assert np.abs(np.array([columns.mean(), rows.mean()]) - W.Camera().project(np.array([x, y, W.BLOCK]))).max() < 1.5
-
-
-def test_depth_is_the_distance_along_the_axis():
-    camera, world = W.Camera(), W.Tabletop().arrange(W.sample_scene(5))
-    view = world.look()
-    table = (view.segmentation == 0) & np.isfinite(view.depth)
-    rays = camera.rays()[:, 0].reshape(W.SIZE, W.SIZE, 3)
-    heights = camera.position[2] + (rays * (view.depth / -(rays @ camera.axes[2]))[..., None])[..., 2]
-    assert np.abs(heights[table]).max() < 1e-3
-
-
-def test_the_arm_casts_a_shadow():
-    scene = W.sample_scene(3)
-    world, camera = W.Tabletop().arrange(scene), W.Camera(samples=1)
-    with_arm = W.look(world.model, world.data, scene, camera)
-    world.model.geom_pos[:] = np.where((W._label_table()[:-1] == 1)[:, None], [0, 0, 50.], world.model.geom_pos)      # the arm is gone, the table stays
-    world.pose(world.data.qpos.copy())
-    without = W.look(world.model, world.data, scene, camera)
-    table = (with_arm.segmentation == 0) & (without.segmentation == 0)
-    darker = without.rgb[table].sum(-1).astype(int) - with_arm.rgb[table].sum(-1)
-    assert (darker >= 0).all() and (darker > 30).sum() > 20
-
-
 def test_the_expert_succeeds_where_it_is_hardest():
     done = [W.simulate(s := W.sample_scene(k, 1.), W.expert(s, .5)).success for k in W.seeds("heldout", 40, 500)]
     assert np.mean(done) >= .975
