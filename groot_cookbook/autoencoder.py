@@ -3,6 +3,7 @@
 # %% ../nbs/train/90_tiny_vae.ipynb #c003
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +32,11 @@ class Clips:
     frames: np.ndarray             # (N, T, H, W, 3) uint8
     instructions: list[str]
 
+    @property
+    def digest(self) -> str:
+        "A hash of every eighth frame, row and column: which clips these are."
+        return hashlib.sha256(self.frames[:, ::8, ::8, ::8].tobytes()).hexdigest()
+
     def __len__(self): return len(self.frames)
     def __getitem__(self, rows): return Clips(self.frames[rows], list(np.array(self.instructions, object)[rows]))
 
@@ -49,12 +55,12 @@ def read_clips(folder: str | Path, n: int | None = None) -> Clips: # the first n
 
 
 def make_clips(folder: str | Path, n: int, workers: int = 2) -> Path:
-    "Let the scripted expert work in `n` workspaces, half of them shifted, and keep only what a camera saw."
+    "Let the scripted expert work in `n` workspaces, half of them shifted, with a steady hand, and keep only what a camera saw."
     from groot_cookbook import workspace
     folder = Path(folder)
     if folder.exists(): return folder
     made = workspace.seeds("world_model", n)
-    half = workspace.demonstrations(made[::2], 1., workers=workers) + workspace.demonstrations(made[1::2], 0., workers=workers)
+    half = workspace.demonstrations(made[::2], 1., 0., workers) + workspace.demonstrations(made[1::2], 0., 0., workers)
     episodes = sorted(half, key=lambda e: made.index(e.provenance["seed"]))
     part = folder.with_name(f".{folder.name}.part")
     part.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ import mujoco
 import numpy as np
 
 # %% auto #0
-__all__ = ['STILL', 'MOVING', 'ALL', 'BACKGROUND', 'Plane', 'Camera', 'Backdrop', 'Edges', 'View', 'look']
+__all__ = ['STILL', 'MOVING', 'ALL', 'BACKGROUND', 'FAR', 'Plane', 'Camera', 'Edges', 'Backdrop', 'View', 'look']
 
 # %% ../nbs/00a_camera.ipynb #c008
 @dataclass(frozen=True)
@@ -73,14 +73,14 @@ def _rays(camera: Camera, samples: int) -> np.ndarray: return camera.rays(sample
 
 # %% ../nbs/00a_camera.ipynb #c013
 STILL, MOVING, ALL = (np.array([s, m, 0, 0, 0, 0], np.uint8) for s, m in ((1, 0), (0, 1), (1, 1)))
-BACKGROUND = (.80, .84, .88)
+BACKGROUND, FAR = (.80, .84, .88), 5.      # colour and, in m, distance of what no ray meets
 
 
 def _cast(model, data, origin, rays, group):
     "First hit of each ray (N, 3) from one point: geom (-1: none), distance in lengths of the ray (inf: none), normal."
     n = len(rays)
     geom, distance, normal = np.empty(n, np.int32), np.empty(n), np.empty(3 * n)
-    mujoco.mj_multiRay(model, data, np.array(origin, float), rays.ravel(), group, 1, -1, geom, distance, normal, n, 5.)
+    mujoco.mj_multiRay(model, data, np.array(origin, float), rays.ravel(), group, 1, -1, geom, distance, normal, n, FAR)
     distance[geom < 0] = np.inf
     return geom, distance, normal.reshape(-1, 3)
 
@@ -99,48 +99,18 @@ def _shade(model, scene, points, geom, normal, lit) -> np.ndarray:
     return np.minimum(palette[geom] * strength[..., None], 1)
 
 # %% ../nbs/00a_camera.ipynb #c017
-def _labels(model) -> np.ndarray:
-    "What each geom is, as `View.segmentation` numbers it; the last entry answers geom -1."
-    free = [int(body) for body in model.jnt_bodyid[model.jnt_type == mujoco.mjtJoint.mjJNT_FREE]]
-    label = {0: 0, model.body("bin_left").id: 2, model.body("bin_right").id: 3, **{body: 4 + i for i, body in enumerate(free)}}
-    return np.array([label.get(int(body), 1) for body in model.geom_bodyid] + [0], np.uint8)
-
-
-class Backdrop:
-    "What stands still in a scene, as a camera sees it: cast once, so that a picture casts only the rays that may meet something that moves."
-    def __init__(self, model: mujoco.MjModel, data: mujoco.MjData, scene, camera: Camera):
-        self.model, self.scene, self.camera, self.plane = model, scene, camera, camera.plane
-        rays = _rays(camera, 1)[:, 0]
-        self.geom, self.distance, self.normal = _cast(model, data, camera.position, rays, STILL)
-        self.points, self.ahead = camera.position + rays * np.minimum(self.distance, 5.)[:, None], -(rays @ self.plane.axes[2])
-        self.lit = _lit(model, data, scene, self.points, STILL)
-        self.rgb = _shade(model, scene, self.points, self.geom, self.normal, np.array([[0], [1]]))      # (2, size², 3): in shadow, lit
-        self.edges, self.moving, self.labels = Edges(model, scene, camera), np.flatnonzero(model.geom_group == 1), _labels(model)
-        self.lamp = Plane(np.array(scene.light), np.diag([1., 1., 1.]), np.zeros(2), np.ones(2), 1)     # looks straight down
-        spots = self.lamp.cells(self.points[self.geom >= 0])
-        if len(spots): self.lamp = Plane(self.lamp.eye, self.lamp.axes, spots.min(0), spots.max(0) + 1e-9, camera.size)
-        column, row = np.floor(self.lamp.cells(self.points)).clip(0, self.lamp.n - 1).astype(int).T
-        self.spot = row * self.lamp.n + column                                                          # of the lamp's grid, for each pixel
-
-    def boxes(self, data: mujoco.MjData) -> np.ndarray:  # -> (N, 8, 3) m
-        "The corners of the boxes round everything that moves."
-        middle, half = self.model.geom_aabb[self.moving, None, :3], self.model.geom_aabb[self.moving, None, 3:]
-        corners = middle + half * (np.indices((2, 2, 2)).reshape(3, 8).T * 2 - 1)
-        return corners @ data.geom_xmat[self.moving].reshape(-1, 3, 3).swapaxes(1, 2) + data.geom_xpos[self.moving, None]
-
-# %% ../nbs/00a_camera.ipynb #c019
 class Edges:
     "The fine rays of pixels that an edge crosses."
     def __init__(self, model: mujoco.MjModel, scene, camera: Camera):
         self.model, self.scene, self.camera, self.rays = model, scene, camera, _rays(camera, camera.samples)
-        self.distance = np.full(self.rays.shape[:2], np.nan)                                            # to what stands still; not a number: not cast yet
-        self.rgb = np.empty((2, *self.rays.shape))                                                      # of what stands still: in shadow, lit
+        self.distance = np.full(self.rays.shape[:2], np.nan)          # (size², samples²) m to what stands still; NaN: not cast yet
+        self.rgb = np.empty((2, *self.rays.shape))                    # (2, size², samples², 3) of what stands still: in shadow, lit
 
     def refine(self, data: mujoco.MjData, pixels: np.ndarray) -> None:  # (N,) indices
         "Cast the fine rays of pixels against what stands still, and keep what they found."
         rays, shape = self.rays[pixels].reshape(-1, 3), (len(pixels), self.rays.shape[1])
         geom, distance, normal = _cast(self.model, data, self.camera.position, rays, STILL)
-        points = self.camera.position + rays * np.minimum(distance, 5.)[:, None]
+        points = self.camera.position + rays * np.minimum(distance, FAR)[:, None]
         self.distance[pixels] = distance.reshape(shape)
         self.rgb[:, pixels] = _shade(self.model, self.scene, points, geom, normal, np.array([[0], [1]])).reshape(2, *shape, 3)
 
@@ -158,9 +128,40 @@ class Edges:
         rgb.reshape(-1, 3)[of] = _shade(self.model, self.scene, points, geom, normal, lit.take(of // k))
         return np.einsum("nkc->nc", rgb) / k
 
+# %% ../nbs/00a_camera.ipynb #c019
+def _labels(model) -> np.ndarray:
+    "What each geom is, as `View.segmentation` numbers it; the last entry answers geom -1."
+    free = [int(body) for body in model.jnt_bodyid[model.jnt_type == mujoco.mjtJoint.mjJNT_FREE]]
+    label = {0: 0, model.body("bin_left").id: 2, model.body("bin_right").id: 3, **{body: 4 + i for i, body in enumerate(free)}}
+    return np.array([label.get(int(body), 1) for body in model.geom_bodyid] + [0], np.uint8)
+
+
+class Backdrop:
+    "What stands still in a scene, as a camera sees it: cast once, so that a picture casts only the rays that may meet something that moves."
+    def __init__(self, model: mujoco.MjModel, data: mujoco.MjData, scene, camera: Camera):
+        self.model, self.scene, self.camera, self.plane = model, scene, camera, camera.plane
+        rays = _rays(camera, 1)[:, 0]
+        self.geom, self.distance, self.normal = _cast(model, data, camera.position, rays, STILL)
+        self.points, self.ahead = camera.position + rays * np.minimum(self.distance, FAR)[:, None], -(rays @ self.plane.axes[2])
+        self.lit = _lit(model, data, scene, self.points, STILL)
+        self.rgb = _shade(model, scene, self.points, self.geom, self.normal, np.array([[0], [1]]))      # (2, size², 3): in shadow, lit
+        self.edges, self.moving, self.labels = Edges(model, scene, camera), np.flatnonzero(model.geom_group == 1), _labels(model)
+        self.lamp = Plane(np.array(scene.light), np.diag([1., 1., 1.]), np.zeros(2), np.ones(2), 1)     # looks straight down
+        spots = self.lamp.cells(self.points[self.geom >= 0])
+        if len(spots): self.lamp = Plane(self.lamp.eye, self.lamp.axes, spots.min(0), spots.max(0) + 1e-9, camera.size)
+        column, row = np.floor(self.lamp.cells(self.points)).clip(0, self.lamp.n - 1).astype(int).T
+        self.spot = row * self.lamp.n + column                                                          # of the lamp's grid, for each pixel
+
+    def boxes(self, data: mujoco.MjData) -> np.ndarray:  # -> (N, 8, 3) m
+        "The corners of the boxes round everything that moves."
+        middle, half = self.model.geom_aabb[self.moving, None, :3], self.model.geom_aabb[self.moving, None, 3:]
+        corners = middle + half * (np.indices((2, 2, 2)).reshape(3, 8).T * 2 - 1)
+        return corners @ data.geom_xmat[self.moving].reshape(-1, 3, 3).swapaxes(1, 2) + data.geom_xpos[self.moving, None]
+
 # %% ../nbs/00a_camera.ipynb #c021
 @dataclass(frozen=True)
 class View:
+    "What a camera sees, pixel by pixel."
     rgb: np.ndarray           # (H, W, 3) uint8
     depth: np.ndarray         # (H, W) float32, m along the viewing axis; inf where nothing is hit
     segmentation: np.ndarray  # (H, W) uint8: 0 table and background, 1 arm, 2 left bin, 3 right bin, 4.. the blocks in their order

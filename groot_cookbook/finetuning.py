@@ -28,8 +28,9 @@ from .episodes import Dataset, RatioSampler, at_rate
 from .policy import GrootPolicy
 
 # %% auto #0
-__all__ = ['Cache', 'joined', 'chunks', 'kept_frames', 'cache_features', 'half', 'future_target', 'alignment_loss', 'flow_loss',
-           'Student', 'Recipe', 'Training', 'save_state', 'load_state', 'finetune', 'one_step', 'action_error']
+__all__ = ['Cache', 'joined', 'chunks', 'kept_frames', 'cache_features', 'half', 'future_target', 'alignment_loss',
+           'effective_rank', 'flow_loss', 'Student', 'Recipe', 'Training', 'save_state', 'load_state', 'finetune',
+           'one_step', 'action_error']
 
 # %% ../nbs/06_flare_finetune.ipynb #c008
 @dataclass
@@ -130,11 +131,19 @@ def alignment_loss(guess: Tensor, target: Tensor) -> Tensor: # (B, M, D) twice -
     return (1 - F.cosine_similarity(guess.float(), target.float().detach(), dim=-1)).mean()
 
 
+@torch.no_grad()
+def effective_rank(x: Tensor) -> float: # (N, D)
+    "How many directions a set of vectors uses: e to the entropy of its singular values; 1 is collapse. Source: Roy and Vetterli, EUSIPCO 2007."
+    p = torch.linalg.svdvals(x.float())
+    p = p / p.sum().clamp(min=1e-12)
+    return float(torch.exp(-(p * p.clamp(min=1e-12).log()).sum()))
+
+
 def flow_loss(velocity: Tensor, wanted: Tensor, mask: Tensor) -> Tensor: # (B, H, A) three times -> ()
     "Squared error over the true dimensions of rows that have actions."
     return ((velocity.float() - wanted).square() * mask).sum() / mask.sum().clamp(min=1)
 
-# %% ../nbs/06_flare_finetune.ipynb #c020
+# %% ../nbs/06_flare_finetune.ipynb #c022
 class Student(nn.Module):
     "The action head, and the projector by which its future tokens are judged."
     def __init__(self, head: ActionHead, layer: int, width: int = 256):
@@ -145,7 +154,7 @@ class Student(nn.Module):
         self.projector = nn.Sequential(nn.Linear(dim, width), nn.SiLU(), nn.Linear(width, head.config.backbone_embedding_dim))
 
     def forward(self, batch: dict[str, Tensor], noise: Tensor, t: Tensor, flare: float) -> dict[str, Tensor]:
-        "Losses of a batch: `flow` over rows with actions, `align` over all rows, and `total`."
+        "Losses of a batch: `flow` over rows with actions, `align` over all rows, and `total`; and `foretold` (B, D), the mean of each row's future tokens."
         flow_t = t[:, None, None]
         noised = (1 - flow_t) * noise + flow_t * batch["actions"]
         thousandths = (t * self.head.config.num_timestep_buckets).long()
@@ -154,10 +163,11 @@ class Student(nn.Module):
                                               layer=self.layer if flare else -1)
         flow = flow_loss(velocity, batch["actions"] - noise, batch["action_mask"])
         if not flare: return dict(total=flow, flow=flow.detach(), align=torch.zeros(()))
-        align = alignment_loss(self.projector(future), future_target(batch["seen"], future.shape[1]))
-        return dict(total=flow + flare * align, flow=flow.detach(), align=align.detach())
+        foretold = self.projector(future)
+        align = alignment_loss(foretold, future_target(batch["seen"], future.shape[1]))
+        return dict(total=flow + flare * align, flow=flow.detach(), align=align.detach(), foretold=foretold.detach().mean(1))
 
-# %% ../nbs/06_flare_finetune.ipynb #c027
+# %% ../nbs/06_flare_finetune.ipynb #c029
 @dataclass
 class Recipe:
     "How a head is trained."
@@ -187,7 +197,7 @@ class Training:
     policy: GrootPolicy
     curve: list[dict[str, float]] = field(repr=False)
 
-# %% ../nbs/06_flare_finetune.ipynb #c028
+# %% ../nbs/06_flare_finetune.ipynb #c030
 def save_state(path: Path, student: nn.Module, average: dict[str, Tensor], steppers: list, step: int, curve: list, recipe: Recipe) -> None:
     "Weights, their average, what the optimizers remember and the curve in one safetensors file."
     tensors = {f"model.{k}": v for k, v in student.state_dict().items()} | {f"average.{k}": v for k, v in average.items()}
@@ -210,7 +220,7 @@ def load_state(path: Path, student: nn.Module, average: dict[str, Tensor], stepp
     optimizer.recall(steppers, dict(student.named_parameters()), saved)
     return step, json.loads(note["curve"])
 
-# %% ../nbs/06_flare_finetune.ipynb #c029
+# %% ../nbs/06_flare_finetune.ipynb #c031
 def finetune(
     policy: GrootPolicy,                  # is not changed
     teleop: Cache,
@@ -240,13 +250,15 @@ def finetune(
             blend = min(r.ema, (1 + step) / (10 + step))
             torch._foreach_lerp_(list(average.values()), [p.detach() for p in bare.head.parameters()], 1 - blend)
             if step % max(1, r.steps // 50) == 0 or step == r.steps - 1:
-                curve.append({"step": step, **{k: round(v.item(), 5) for k, v in losses.items()}})
+                foretold = losses.pop("foretold", None)
+                rank = {} if foretold is None else {"rank": round(effective_rank(foretold), 3)}
+                curve.append({"step": step, **{k: round(v.item(), 5) for k, v in losses.items()}, **rank})
             if state and ((step + 1) % r.save_every == 0 or step + 1 == r.steps): save_state(state, bare, average, steppers, step + 1, curve, r)
     tuned = copy.deepcopy(policy)
     tuned.action_head.load_state_dict(average if r.ema else bare.head.state_dict())
     return Training(tuned.eval(), curve)
 
-# %% ../nbs/06_flare_finetune.ipynb #c031
+# %% ../nbs/06_flare_finetune.ipynb #c033
 def one_step(accelerator: Accelerator, student: nn.Module, steppers: list, data: Cache, rows: list[int], r: Recipe, step: int) -> dict[str, Tensor]:
     "One gradient step; all randomness comes from the seed and the step's number."
     generator = torch.Generator().manual_seed(r.seed * 1_000_003 + step)
@@ -261,7 +273,7 @@ def one_step(accelerator: Accelerator, student: nn.Module, steppers: list, data:
     optimizer.step(steppers, r.rate(step))
     return losses
 
-# %% ../nbs/06_flare_finetune.ipynb #c033
+# %% ../nbs/06_flare_finetune.ipynb #c035
 @torch.inference_mode()
 def action_error(policy: GrootPolicy, cache: Cache, rows: int = 64, seed: int = 0) -> float:
     "Mean absolute error of sampled chunks against the recorded ones, as a share of each joint's half range."

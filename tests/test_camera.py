@@ -76,3 +76,10 @@ def test_a_lamp_beside_the_table_saves_nothing_and_still_draws_right():
     whole = Backdrop(world.model, world.data, scene, world.camera)
     whole.lamp = whole.plane = Everything(**vars(whole.plane))
     np.testing.assert_array_equal(world.look().rgb, look(world.data, whole).rgb)
+
+
+def test_another_scene_is_another_backdrop():
+    world = W.Tabletop().arrange(W.sample_scene(1, 1.))
+    world.look()
+    other = W.sample_scene(2, 1.)
+    np.testing.assert_array_equal(world.arrange(other).look().rgb, W.Tabletop().arrange(other).look().rgb)

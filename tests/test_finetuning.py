@@ -11,7 +11,7 @@ from hypothesis import given, settings, strategies as st
 from groot_cookbook.backbone import tiny_backbone
 from groot_cookbook.core import CookbookError
 from groot_cookbook.episodes import Dataset, Episode, Normalizer, write_dataset
-from groot_cookbook.finetuning import (Cache, Recipe, Student, action_error, alignment_loss, cache_features, chunks, finetune, flow_loss, future_target,
+from groot_cookbook.finetuning import (Cache, Recipe, Student, action_error, alignment_loss, cache_features, chunks, effective_rank, finetune, flow_loss, future_target,
                                        joined, kept_frames)
 from groot_cookbook.optimizer import optimizers
 from groot_cookbook.policy import Embodiment, build_policy
@@ -63,6 +63,18 @@ def test_no_gradient_through_the_target():
     guess, seen = torch.randn(2, 32, 16, requires_grad=True), torch.randn(2, 64, 16, requires_grad=True)
     alignment_loss(guess, future_target(seen, 32)).backward()
     assert guess.grad.abs().sum() > 0 and seen.grad is None
+
+
+def test_collapse_shows_in_the_effective_rank(policy, teleop):
+    g = torch.Generator().manual_seed(0)
+    one, many = torch.randn(1, 16, generator=g) + 1e-3 * torch.randn(32, 16, generator=g), torch.randn(32, 16, generator=g)
+    assert 1 <= effective_rank(one) < 1.1 and 10 < effective_rank(many) <= 16
+    student, batch = Student(policy.action_head, 1), teleop.rows(list(range(16)))
+    noise, t = torch.randn(16, 16, 32, generator=g), torch.rand(16, generator=g)
+    alive = effective_rank(student(batch, noise, t, .2)["foretold"])
+    student.projector[0].weight.data *= 1e-4                                       # says nearly the same whatever it sees: the loss stays finite
+    out = student(batch, noise, t, .2)
+    assert torch.isfinite(out["align"]) and effective_rank(out["foretold"]) < min(1.1, alive)
 
 
 def test_shapes_that_differ_are_an_error_not_a_zero():
