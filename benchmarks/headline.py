@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse, json, tempfile, time
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -32,24 +32,26 @@ OUT = Path(core.data_dir()) / "results" / "headline.json"
 class Material:
     "A finished run, as far as chapter 05, and the rows that each condition adds to its demonstrations."
     def __init__(self, run: Path):
-        stages = core.require(run, "01_episodes", "03_idm", "04_filtering", "05_policy")
-        self.episodes, labelling, self.filtering, first = stages
-        self.policy = GrootPolicy.from_pretrained(first / "policy")
-        self.tag = next(t for t in self.policy.processor.embodiments if t != "dreams")
-        self.teleop = cache_features(self.policy, Dataset(self.episodes / "teleop"), self.tag, precision="bf16")
-        self.labelled = Dataset(labelling / "labelled")
-        self.verdicts = [Verdict.from_json(v) for v in json.loads((self.filtering / "verdicts.json").read_text())]
+        self.episodes, labelling, filtering, first = core.require(run, "01_episodes", "03_idm", "04_filtering", "05_policy")
         if json.loads((self.episodes / "source.json").read_text())["kind"] != "workspace":
             raise core.CookbookError("a run on a dataset: nobody can meet its workspaces", run, "Give a run of the workspace")
+        self.policy = GrootPolicy.from_pretrained(first / "policy")
+        self.tag = next(t for t in self.policy.processor.embodiments if t != "dreams")
+        self.labelled = Dataset(labelling / "labelled")
+        self.verdicts = [Verdict.from_json(v) for v in json.loads((filtering / "verdicts.json").read_text())]
         wishes = json.loads((self.episodes / "seeds" / "seeds.json").read_text())
         self.scenes = [sample_scene(w["seed"], w["shift"]) for w in wishes for _ in range(len(self.labelled) // len(wishes))]
         self.digests = [core.Manifest.read(run, stage).digest for stage in ("04_filtering", "05_policy")]
+
+    @cached_property
+    def teleop(self) -> Cache: return cache_features(self.policy, Dataset(self.episodes / "teleop"), self.tag, precision="bf16")
 
     def rows(self, episodes: list[Episode], tag: str) -> Cache | None:
         return cache_features(self.policy, episodes, tag, precision="bf16") if episodes else None
 
     def dreams(self, wanted: Callable[[int], bool]) -> list[Episode]: return [self.labelled[i] for i in range(len(self.labelled)) if wanted(i)]
     def kept(self, i: int) -> bool: return self.verdicts[i].kept
+    def true(self) -> list[Episode]: return [demonstrate(s.seed, s.shift) for s in {s.seed: s for s in self.scenes}.values()]      # each workspace once
     def replays(self, i: int) -> bool: return simulate(self.scenes[i], self.labelled[i].actions[:-1]).success
 
 
@@ -80,8 +82,7 @@ def filtered(m: Material) -> Cache | None:
 def with_video(m: Material) -> Cache | None:
     "The dreams that were kept, and the others as video without actions, which only teach what will be seen (FLARE). Both share the 30 % of dream rows."
     silent = [replace(e, actions=e.actions[:, :0]) for e in m.dreams(lambda i: not m.kept(i))]
-    parts = [c for c in (m.rows(m.dreams(m.kept), "dreams"), m.rows(silent, "dreams")) if c]
-    return joined(parts)
+    return joined([c for c in (filtered(m), m.rows(silent, "dreams")) if c])
 
 
 def replayed(m: Material) -> Cache | None:
@@ -91,12 +92,12 @@ def replayed(m: Material) -> Cache | None:
 
 def real_as_dreams(m: Material) -> Cache | None:
     "The expert's steady hand in the very workspaces that were dreamed, given as dreams are, with no state and in a slot of their own: perfect dreams, perfectly labelled."
-    return m.rows([demonstrate(s.seed, s.shift) for s in {s.seed: s for s in m.scenes}.values()], "dreams")
+    return m.rows(m.true(), "dreams")
 
 
 def real(m: Material) -> Cache | None:
     "The expert's steady hand in the very workspaces that were dreamed, as demonstrations: the ceiling."
-    return m.rows([demonstrate(s.seed, s.shift) for s in {s.seed: s for s in m.scenes}.values()], m.tag)
+    return m.rows(m.true(), m.tag)
 
 
 CONDITIONS: dict[str, Callable[[Material], Cache | None]] = {

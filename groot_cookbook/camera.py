@@ -5,7 +5,7 @@
 # %% ../nbs/00a_camera.ipynb #c004
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import mujoco
@@ -148,7 +148,7 @@ class Backdrop:
         self.edges, self.moving, self.labels = Edges(model, scene, camera), np.flatnonzero(model.geom_group == 1), _labels(model)
         self.lamp = Plane(np.array(scene.light), np.diag([1., 1., 1.]), np.zeros(2), np.ones(2), 1)     # looks straight down
         spots = self.lamp.cells(self.points[self.geom >= 0])
-        if len(spots): self.lamp = Plane(self.lamp.eye, self.lamp.axes, spots.min(0), spots.max(0) + 1e-9, camera.size)
+        if len(spots): self.lamp = replace(self.lamp, low=spots.min(0), high=spots.max(0) + 1e-9, n=camera.size)
         column, row = np.floor(self.lamp.cells(self.points)).clip(0, self.lamp.n - 1).astype(int).T
         self.spot = row * self.lamp.n + column                                                          # of the lamp's grid, for each pixel
 

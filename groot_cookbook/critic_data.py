@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from numpy.random import Generator, default_rng
 
 from .core import CookbookError
-from .workspace import (BLOCK, COLOURS, FRAMES, INSTRUCTION, SIDES, Camera, Scene, Tabletop, Trace, block_slice, expert, proprioception,
+from .workspace import (BIN, BLOCK, COLOURS, FRAMES, INSTRUCTION, SIDES, Camera, Scene, Tabletop, Trace, block_slice, expert, proprioception,
                                       sample_scene, seeds, simulate)
 
 # %% auto #0
@@ -50,7 +50,7 @@ def arrived(trace: Trace, qpos: np.ndarray) -> int:
     "Whether the target ends in its bin, whatever way it came."
     x, y, z = qpos[-1, block_slice(trace.scene.target)][:3]
     bx, by = trace.scene.bins[trace.scene.side]
-    return int(abs(x - bx) < .07 and abs(y - by) < .07 and 0 < z < .1)
+    return int(abs(x - bx) < BIN and abs(y - by) < BIN and 0 < z < .1)
 
 
 def free_spot(rng: Generator, trace: Trace, apart: float = .10) -> np.ndarray:

@@ -19,7 +19,7 @@ from statsmodels.stats.proportion import proportion_confint
 from tqdm import tqdm
 
 from .core import CookbookError, pool
-from .workspace import Scene, Tabletop, expert, proprioception
+from .workspace import BIN, Scene, Tabletop, expert, proprioception
 
 # %% ../nbs/07_evaluation.ipynb #c009
 class Actor(Protocol):
@@ -54,7 +54,7 @@ class Trial:
 def outcome(world: Tabletop, lifted: set[str]) -> str:
     "What became of the instruction."
     scene = world.scene
-    def inside(colour: str, side: str) -> bool: return bool((np.abs(world.position(colour)[:2] - scene.bins[side]) < .07).all())
+    def inside(colour: str, side: str) -> bool: return bool((np.abs(world.position(colour)[:2] - scene.bins[side]) < BIN).all())
     if world.success(): return "placed"
     if any(inside(scene.target, side) for side in scene.bins if side != scene.side): return "wrong bin"
     if scene.target in lifted: return "dropped"

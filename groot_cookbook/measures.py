@@ -13,7 +13,7 @@ import numpy as np
 from .camera import Camera
 from .core import CookbookError
 from .dreaming import fidelity
-from .workspace import COLOURS, SIDES, Scene, Tabletop, sample_scene, seeds, simulate
+from .workspace import BIN, COLOURS, SIDES, Scene, Tabletop, sample_scene, seeds, simulate
 
 # %% auto #0
 __all__ = ['Sighting', 'sightings', 'Worth', 'followed', 'permanence', 'worth', 'examination', 'mean_worth']
@@ -63,7 +63,7 @@ class Worth:
 def followed(seen: dict[str, Sighting], scene: Scene, camera: Camera) -> bool:
     "Whether the last three frames show the instructed block in the instructed bin."
     block, (x, y) = seen[scene.target], scene.bins[scene.side]
-    edges = camera.project(np.array([[x + a, y + b, .04] for a in (-.07, .07) for b in (-.07, .07)]))          # the rim of the bin, m
+    edges = camera.project(np.array([[x + a, y + b, .04] for a in (-BIN, BIN) for b in (-BIN, BIN)]))          # the rim of the bin, m
     if np.isnan(block.place[-3:]).any(): return False
     place = np.median(block.place[-3:], 0)
     return bool(((edges.min(0) - 1 <= place) & (place <= edges.max(0) + 1)).all() and block.area[-3:].min() > .25)

@@ -20,16 +20,16 @@ from .core import cores, pool
 from .episodes import Episode
 
 # %% auto #0
-__all__ = ['COLOURS', 'SIDES', 'INSTRUCTION', 'HZ', 'FRAMES', 'SIZE', 'BLOCK', 'FINGER', 'HOME', 'PURPOSES', 'seeds', 'Scene',
-           'sample_scene', 'compiled', 'proprioception', 'block_slice', 'Tabletop', 'Workspace', 'path', 'Reach',
-           'expert', 'Trace', 'simulate', 'render', 'play', 'episode', 'demonstrate', 'demonstrations']
+__all__ = ['COLOURS', 'SIDES', 'INSTRUCTION', 'HZ', 'FRAMES', 'SIZE', 'BLOCK', 'FINGER', 'BIN', 'HOME', 'PURPOSES', 'seeds',
+           'Scene', 'sample_scene', 'compiled', 'proprioception', 'block_slice', 'Tabletop', 'Workspace', 'path',
+           'Reach', 'expert', 'Trace', 'simulate', 'render', 'play', 'episode', 'demonstrate', 'demonstrations']
 
 # %% ../nbs/00_workspace.ipynb #c008
 COLOURS = {"red": (.85, .12, .10), "green": (.10, .62, .18), "blue": (.12, .25, .85), "yellow": (.95, .80, .10)}
 SIDES = ("left", "right")                      # as seen in the image
 INSTRUCTION = "pick up the {colour} block and place it in the {side} bin"
-HZ, FRAMES, SIZE = 10, 57, Camera.size                  # control rate, frames of an episode, pixels of an image
-BLOCK, FINGER = .028, .045                     # half edge of a block, travel of a finger, m
+HZ, FRAMES, SIZE = 10, 57, Camera.size         # control rate, frames of an episode, pixels of an image
+BLOCK, FINGER, BIN = .028, .045, .07           # half edge of a block, travel of a finger, half edge of a bin, m
 HOME = np.array([0., .15, 1.75, 0., 1.24, 0.])
 PURPOSES = ("teleop", "heldout", "dream", "evaluation", "world_model", "idm", "critic", "backbone")
 
@@ -180,7 +180,7 @@ class Tabletop:
     def success(self) -> bool:
         "The instructed block rests in the instructed bin and the gripper has let go."
         away = abs(self.position(self.scene.target) - [*self.scene.bins[self.scene.side], 0])
-        return bool((away < [.07, .07, .06]).all() and self.data.qpos[6:8].mean() < .3 * FINGER)
+        return bool((away < [BIN, BIN, .06]).all() and self.data.qpos[6:8].mean() < .3 * FINGER)
 
     def look(self) -> View:
         "What the camera sees; the first picture of a scene also casts what stands still in it."
