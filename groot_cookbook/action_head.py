@@ -17,7 +17,7 @@ from .core import CookbookError
 # %% auto #0
 __all__ = ['sinusoid', 'Attention', 'Widen', 'FeedForward', 'AdaNorm', 'modulate', 'Block', 'TimestepEncoder', 'DiT',
            'SelfAttentionTransformer', 'CategoryLinear', 'CategoryMLP', 'ActionEncoder', 'ActionHeadConfig',
-           'step_times', 'ActionHead', 'flow_time']
+           'step_times', 'ActionHead', 'flow_time', 'flow_loss']
 
 # %% ../nbs/05b_action_head.ipynb #c011
 def sinusoid(t: Tensor, dim: int, shift: int = 0, cos_first: bool = False) -> Tensor: # (...,) time -> (..., dim)
@@ -283,3 +283,8 @@ def flow_time(config: ActionHeadConfig, n: int, generator: torch.Generator | Non
     if b != 1: raise CookbookError(f"noise_beta_beta {b}", do="Only 1, as in every published N1.5 configuration, is drawn here")
     u = torch.rand(n, generator=generator) ** (1 / a)      # Beta(a, 1) has the distribution function u^a
     return (config.noise_s - u) / config.noise_s
+
+
+def flow_loss(made: Tensor, wanted: Tensor, mask: Tensor) -> Tensor: # (B, H, A) three times -> ()
+    "Squared error over the true dimensions of rows that have actions: padding and films without actions teach nothing here."
+    return ((made.float() - wanted).square() * mask).sum() / mask.sum().clamp(min=1)

@@ -21,9 +21,9 @@ from diffusers import AutoencoderKLWan
 from diffusers.models.autoencoders.autoencoder_kl_wan import WanResample, WanRMS_norm
 
 # %% auto #0
-__all__ = ['PHASES', 'Clips', 'read_clips', 'make_clips', 'tiny_vae', 'encode_clip', 'decode_clip', 'to_video', 'to_frames',
-           'weights', 'reconstruction_loss', 'start_clips', 'recolour', 'draw', 'lean_norm', 'vae_step', 'reconstruct',
-           'measure', 'register_latents', 'to_latents', 'write_card']
+__all__ = ['PHASES', 'DECODER', 'Clips', 'read_clips', 'make_clips', 'tiny_vae', 'channels_last', 'encode_clip', 'decode_clip',
+           'to_video', 'to_frames', 'weights', 'reconstruction_loss', 'start_clips', 'recolour', 'draw', 'lean_norm',
+           'vae_step', 'reconstruct', 'measure', 'register_latents', 'to_latents', 'write_card']
 
 # %% ../nbs/train/90_tiny_vae.ipynb #c007
 @dataclass
@@ -54,14 +54,15 @@ def read_clips(folder: str | Path, n: int | None = None) -> Clips: # the first n
     return Clips(np.concatenate(frames)[:n], instructions[:n])
 
 
-def make_clips(folder: str | Path, n: int, workers: int = 2) -> Path:
-    "Let the scripted expert work in `n` workspaces, half of them shifted, with a steady hand, and keep only what a camera saw."
+def make_clips(folder: str | Path, n: int, workers: int = 2, far: float = .5) -> Path: # far: share of shifted workspaces, evenly spread
+    "Let the scripted expert work in `n` workspaces with a steady hand, and keep only what a camera saw."
     from groot_cookbook import workspace
     folder = Path(folder)
     if folder.exists(): return folder
     made = workspace.seeds("world_model", n)
-    half = workspace.demonstrations(made[::2], 1., 0., workers) + workspace.demonstrations(made[1::2], 0., 0., workers)
-    episodes = sorted(half, key=lambda e: made.index(e.provenance["seed"]))
+    shifted = np.diff(np.ceil(far * np.arange(n + 1))) > 0
+    kinds = [workspace.demonstrations(list(np.array(made)[shifted == shift]), float(shift), 0., workers) for shift in (True, False)]
+    episodes = sorted(sum(kinds, []), key=lambda e: made.index(e.provenance["seed"]))
     part = folder.with_name(f".{folder.name}.part")
     part.mkdir(parents=True, exist_ok=True)
     np.savez(part / "clips.npz", frames=np.stack([e.frames for e in episodes]), instructions=np.array([e.instruction for e in episodes]))
@@ -75,6 +76,11 @@ def tiny_vae(base: int = 16, channels: tuple = (1, 2, 4), latent: int = 12, seed
     halvings = [True] * (len(channels) - 1)
     vae = AutoencoderKLWan(base_dim=base, z_dim=latent, dim_mult=list(channels), num_res_blocks=1, temperal_downsample=halvings,
                            latents_mean=[0.] * latent, latents_std=[1.] * latent)
+    return channels_last(vae)
+
+
+def channels_last(vae: AutoencoderKLWan) -> AutoencoderKLWan:
+    "The same weights in the layout that a CPU convolves fastest."
     for p in vae.parameters():
         if p.dim() == 5: p.data = p.data.contiguous(memory_format=torch.channels_last_3d)
     return vae
@@ -144,6 +150,7 @@ def reconstruction_loss(made: Tensor, video: Tensor, weight: Tensor) -> Tensor:
 
 # %% ../nbs/train/90_tiny_vae.ipynb #c020
 PHASES = ((.30, 1, 16), (.36, 5, 4), (.60, 17, 2), (1., 57, 1))   # until this part of the budget: frames, batch
+DECODER = ((.50, 17, 2), (1., 57, 1))                             # .. when only the decoder goes on learning
 
 
 @torch.no_grad()
@@ -182,15 +189,15 @@ def lean_norm(self: WanRMS_norm, x: Tensor) -> Tensor:
     return F.rms_norm(x.movedim(1, -1), (x.shape[1],), self.gamma.flatten().to(x.dtype), 1e-12).movedim(-1, 1)
 
 
-def vae_step(trainer: Trainer, clips: Clips, steps: int, minutes: float = 0., seed: int = 0, kl: float = 3e-5) -> float:
+def vae_step(trainer: Trainer, clips: Clips, steps: int, minutes: float = 0., seed: int = 0, kl: float = 3e-5, phases: tuple = PHASES) -> float:
     "One optimiser step of the phase that the budget has come to."
     rng, at = np.random.default_rng([seed, trainer.step]), progress(trainer, steps, minutes)
-    phase = next(i for i, (until, *_) in enumerate(PHASES) if at < until)
-    if phase and not trainer.phase:
+    phase = next(i for i, (until, *_) in enumerate(phases) if at < until)
+    if phase and not trainer.phase and phases[0][1] == 1:        # single images no longer
         start_clips(trainer.model)
         trainer.mean = [p.detach().clone() for p in trainer.params]
     trainer.phase = phase
-    video, moment = draw(clips, *PHASES[phase][1:], rng)
+    video, moment = draw(clips, *phases[phase][1:], rng)
     noise = torch.Generator().manual_seed(int(rng.integers(2**31)))
     with torch.autocast("cpu", torch.bfloat16):
         mean, logvar = encode_clip(trainer.model, video)

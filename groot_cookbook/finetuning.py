@@ -22,15 +22,15 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
 from . import optimizer
-from .action_head import ActionHead, flow_time
+from .action_head import ActionHead, flow_loss, flow_time
 from .core import CookbookError
 from .episodes import Dataset, RatioSampler, at_rate
+from .flare import alignment_loss, effective_rank, make_target
 from .policy import GrootPolicy
 
 # %% auto #0
-__all__ = ['Cache', 'joined', 'chunks', 'kept_frames', 'cache_features', 'half', 'future_target', 'alignment_loss',
-           'effective_rank', 'flow_loss', 'Student', 'Recipe', 'Training', 'save_state', 'load_state', 'finetune',
-           'one_step', 'action_error']
+__all__ = ['Cache', 'joined', 'chunks', 'kept_frames', 'cache_features', 'half', 'Student', 'Recipe', 'Training', 'save_state',
+           'load_state', 'finetune', 'one_step', 'action_error']
 
 # %% ../nbs/06_flare_finetune.ipynb #c008
 @dataclass
@@ -112,46 +112,16 @@ def half(precision: str, device: torch.device):
     if precision not in ("bf16", "fp32"): raise CookbookError(f"precision {precision!r}", "finetuning", "Choose bf16 or fp32")
     return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
 
-# %% ../nbs/06_flare_finetune.ipynb #c015
-def future_target(seen: Tensor, tokens: int) -> Tensor: # (B, P, D) image tokens at t+H -> (B, M, D)
-    "The frozen view of the future, pooled over the picture to as many tokens as the head has; no gradient."
-    side, rows = math.isqrt(seen.shape[1]), 2 ** math.ceil(math.log2(tokens) / 2)
-    if side * side != seen.shape[1] or tokens % rows or rows > side:
-        raise CookbookError(f"{seen.shape[1]} image tokens cannot be pooled to {tokens}", "future_target",
-                            "Use one square view and a power of two of future tokens")
-    grid = seen.detach().unflatten(1, (side, side)).permute(0, 3, 1, 2)
-    return F.layer_norm(F.adaptive_avg_pool2d(grid, (rows, tokens // rows)).flatten(2).transpose(1, 2), seen.shape[-1:])
-
-
-def alignment_loss(guess: Tensor, target: Tensor) -> Tensor: # (B, M, D) twice -> ()
-    "1 - cosine between what was foretold and what is seen, token by token, over the features."
-    if guess.shape != target.shape:
-        raise CookbookError(f"foretold {tuple(guess.shape)}, seen {tuple(target.shape)}", "alignment_loss",
-                            "Project to the backbone's width and pool to as many tokens")
-    return (1 - F.cosine_similarity(guess.float(), target.float().detach(), dim=-1)).mean()
-
-
-@torch.no_grad()
-def effective_rank(x: Tensor) -> float: # (N, D)
-    "How many directions a set of vectors uses: e to the entropy of its singular values; 1 is collapse. Source: Roy and Vetterli, EUSIPCO 2007."
-    p = torch.linalg.svdvals(x.float())
-    p = p / p.sum().clamp(min=1e-12)
-    return float(torch.exp(-(p * p.clamp(min=1e-12).log()).sum()))
-
-
-def flow_loss(velocity: Tensor, wanted: Tensor, mask: Tensor) -> Tensor: # (B, H, A) three times -> ()
-    "Squared error over the true dimensions of rows that have actions."
-    return ((velocity.float() - wanted).square() * mask).sum() / mask.sum().clamp(min=1)
-
-# %% ../nbs/06_flare_finetune.ipynb #c022
+# %% ../nbs/06_flare_finetune.ipynb #c017
 class Student(nn.Module):
-    "The action head, and the projector by which its future tokens are judged."
-    def __init__(self, head: ActionHead, layer: int, width: int = 256):
+    "The action head, the target that its future tokens must foretell, and the projector by which they are judged."
+    def __init__(self, head: ActionHead, layer: int, target: str = "pooled", image_tokens: int = 64, width: int = 256):
         super().__init__()
         depth, dim = len(head.model.transformer_blocks), head.config.input_embedding_dim
         if not 1 <= layer <= depth: raise CookbookError(f"FLARE at layer {layer}", "Student", f"Choose 1 to {depth}")
         self.head, self.layer = head, layer
-        self.projector = nn.Sequential(nn.Linear(dim, width), nn.SiLU(), nn.Linear(width, head.config.backbone_embedding_dim))
+        self.target = make_target(target, head.config, image_tokens)
+        self.projector = nn.Sequential(nn.Linear(dim, width), nn.SiLU(), nn.Linear(width, self.target.parts * head.config.backbone_embedding_dim))
 
     def forward(self, batch: dict[str, Tensor], noise: Tensor, t: Tensor, flare: float) -> dict[str, Tensor]:
         "Losses of a batch: `flow` over rows with actions, `align` over all rows, and `total`; and `foretold` (B, D), the mean of each row's future tokens."
@@ -163,11 +133,11 @@ class Student(nn.Module):
                                               layer=self.layer if flare else -1)
         flow = flow_loss(velocity, batch["actions"] - noise, batch["action_mask"])
         if not flare: return dict(total=flow, flow=flow.detach(), align=torch.zeros(()))
-        foretold = self.projector(future)
-        align = alignment_loss(foretold, future_target(batch["seen"], future.shape[1]))
-        return dict(total=flow + flare * align, flow=flow.detach(), align=align.detach(), foretold=foretold.detach().mean(1))
+        foretold = self.projector(future).unflatten(-1, (self.target.parts, -1))
+        align = alignment_loss(foretold, self.target(batch["seen"]))
+        return dict(total=flow + flare * align + self.target.learn(batch), flow=flow.detach(), align=align.detach(), foretold=foretold.detach().mean((1, 2)))
 
-# %% ../nbs/06_flare_finetune.ipynb #c029
+# %% ../nbs/06_flare_finetune.ipynb #c024
 @dataclass
 class Recipe:
     "How a head is trained."
@@ -180,6 +150,7 @@ class Recipe:
     dream_ratio: float = 0.3              # share of dream rows, where there are dreams
     flare: float = 0.2                    # weight of the alignment loss
     flare_layer: int = 3                  # after which block of the DiT the future is read
+    target: str = "pooled"                # what is foretold: pooled, patches or action_aware
     ema: float = 0.99                     # of the weights that are handed over; 0 hands over the last
     precision: str = "fp32"
     save_every: int = 200                 # steps between saved states
@@ -197,7 +168,7 @@ class Training:
     policy: GrootPolicy
     curve: list[dict[str, float]] = field(repr=False)
 
-# %% ../nbs/06_flare_finetune.ipynb #c030
+# %% ../nbs/06_flare_finetune.ipynb #c025
 def save_state(path: Path, student: nn.Module, average: dict[str, Tensor], steppers: list, step: int, curve: list, recipe: Recipe) -> None:
     "Weights, their average, what the optimizers remember and the curve in one safetensors file."
     tensors = {f"model.{k}": v for k, v in student.state_dict().items()} | {f"average.{k}": v for k, v in average.items()}
@@ -220,7 +191,7 @@ def load_state(path: Path, student: nn.Module, average: dict[str, Tensor], stepp
     optimizer.recall(steppers, dict(student.named_parameters()), saved)
     return step, json.loads(note["curve"])
 
-# %% ../nbs/06_flare_finetune.ipynb #c031
+# %% ../nbs/06_flare_finetune.ipynb #c026
 def finetune(
     policy: GrootPolicy,                  # is not changed
     teleop: Cache,
@@ -236,7 +207,7 @@ def finetune(
     accelerator = Accelerator()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(r.seed)         # the projector's first weights
-        student = Student(copy.deepcopy(policy.action_head), r.flare_layer).train()
+        student = Student(copy.deepcopy(policy.action_head), r.flare_layer, r.target, data.n_image_tokens).train()
     student = accelerator.prepare(student)
     steppers = accelerator.prepare(*optimizer.optimizers(accelerator.unwrap_model(student), r.lr, r.muon_lr, r.weight_decay), device_placement=[False, False])
     bare, state = accelerator.unwrap_model(student), work and Path(work) / "state.safetensors"
@@ -258,7 +229,7 @@ def finetune(
     tuned.action_head.load_state_dict(average if r.ema else bare.head.state_dict())
     return Training(tuned.eval(), curve)
 
-# %% ../nbs/06_flare_finetune.ipynb #c033
+# %% ../nbs/06_flare_finetune.ipynb #c028
 def one_step(accelerator: Accelerator, student: nn.Module, steppers: list, data: Cache, rows: list[int], r: Recipe, step: int) -> dict[str, Tensor]:
     "One gradient step; all randomness comes from the seed and the step's number."
     generator = torch.Generator().manual_seed(r.seed * 1_000_003 + step)
@@ -271,9 +242,10 @@ def one_step(accelerator: Accelerator, student: nn.Module, steppers: list, data:
     accelerator.backward(losses["total"])
     accelerator.clip_grad_norm_(student.parameters(), 1.0)
     optimizer.step(steppers, r.rate(step))
+    if r.flare: accelerator.unwrap_model(student).target.follow()
     return losses
 
-# %% ../nbs/06_flare_finetune.ipynb #c035
+# %% ../nbs/06_flare_finetune.ipynb #c030
 @torch.inference_mode()
 def action_error(policy: GrootPolicy, cache: Cache, rows: int = 64, seed: int = 0) -> float:
     "Mean absolute error of sampled chunks against the recorded ones, as a share of each joint's half range."

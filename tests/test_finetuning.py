@@ -11,8 +11,9 @@ from hypothesis import given, settings, strategies as st
 from groot_cookbook.backbone import tiny_backbone
 from groot_cookbook.core import CookbookError
 from groot_cookbook.episodes import Dataset, Episode, Normalizer, write_dataset
-from groot_cookbook.finetuning import (Cache, Recipe, Student, action_error, alignment_loss, cache_features, chunks, effective_rank, finetune, flow_loss, future_target,
-                                       joined, kept_frames)
+from groot_cookbook.action_head import ActionHeadConfig, flow_loss
+from groot_cookbook.finetuning import Cache, Recipe, Student, action_error, cache_features, chunks, finetune, joined, kept_frames
+from groot_cookbook.flare import TARGETS, alignment_loss, cells, effective_rank, make_target
 from groot_cookbook.optimizer import optimizers
 from groot_cookbook.policy import Embodiment, build_policy
 
@@ -39,8 +40,8 @@ def teleop(policy): return fake_cache(policy)
 def dreams(policy): return replace(fake_cache(policy, 10, 30, 1), state=torch.zeros(10, 64))
 
 
-def losses_of(policy, batch, flare=0.2, layer=2, grad=False):
-    student = Student(copy.deepcopy(policy.action_head), layer)
+def losses_of(policy, batch, flare=0.2, layer=2, grad=False, target="pooled"):
+    student = Student(copy.deepcopy(policy.action_head), layer, target)
     n, g = len(batch["state"]), torch.Generator().manual_seed(0)
     out = student(batch, torch.randn(n, 16, 32, generator=g), torch.rand(n, generator=g), flare)
     if grad: out["total"].backward()
@@ -59,10 +60,47 @@ def test_cosine_is_over_features():
     assert not torch.allclose((1 - F.cosine_similarity(guess, target)).mean(), (1 - F.cosine_similarity(scaled, target)).mean(), atol=1e-2)
 
 
-def test_no_gradient_through_the_target():
-    guess, seen = torch.randn(2, 32, 16, requires_grad=True), torch.randn(2, 64, 16, requires_grad=True)
-    alignment_loss(guess, future_target(seen, 32)).backward()
-    assert guess.grad.abs().sum() > 0 and seen.grad is None
+@pytest.mark.parametrize("name", TARGETS)
+def test_no_gradient_through_the_target(policy, name):
+    target, seen = make_target(name, policy.config.action_head, 64), torch.randn(2, 64, 128, requires_grad=True)
+    wanted = target(seen)
+    guess = torch.randn(wanted.shape, requires_grad=True)
+    alignment_loss(guess, wanted).backward()
+    assert guess.grad.abs().sum() > 0 and seen.grad is None and all(p.grad is None for p in target.parameters())
+
+
+def test_the_action_aware_target_follows_its_queries_and_nothing_else(policy, teleop):
+    out, student = losses_of(policy, teleop.rows([0, 1, 2]), grad=True, target="action_aware")
+    target = student.target
+    assert target.online.query_embedding.grad.abs().sum() > 0 and all(p.grad is None and not p.requires_grad for p in target.running.parameters())
+    own = target.learn(teleop.rows([0, 1, 2])).item()
+    assert abs(out["total"].item() - (out["flow"] + .2 * out["align"]).item() - own) < 1e-5
+    with torch.no_grad(): target.online.query_embedding.add_(1.)
+    before = target.running.query_embedding.clone()
+    target.follow()
+    assert torch.allclose(target.running.query_embedding - before, (1 - target.rho) * (target.online.query_embedding - before), atol=1e-6)
+    silent = teleop.rows([0, 1]) | {"action_mask": torch.zeros(2, 16, 32)}
+    assert target.learn(silent) == 0
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 5), st.integers(0, 4))
+def test_cells_hold_every_token_once(fold, tokens):
+    side, tokens = 2 ** fold, 2 ** tokens
+    seen = torch.arange(float(side * side)).view(1, -1, 1)
+    if tokens > side * side:
+        with pytest.raises(CookbookError, match="cannot be cut"): cells(seen, tokens)
+        return
+    cut = cells(seen, tokens)
+    assert cut.shape == (1, tokens, side * side // tokens, 1) and sorted(cut.flatten().tolist()) == list(range(side * side))
+    places = torch.stack((cut[0, :, :, 0] // side, cut[0, :, :, 0] % side))
+    assert ((places.amax(2) - places.amin(2) + 1).prod(0) == side * side // tokens).all()        # neighbours, in a rectangle
+
+
+def test_published_sizes():
+    "The 3B model's own: 256 image tokens, 32 future tokens, 2,048 features."
+    with torch.device("meta"): aware = make_target("action_aware", ActionHeadConfig(), 256)
+    assert make_target("patches", ActionHeadConfig(), 256).parts == 8 and aware(torch.zeros(1, 256, 2048, device="meta")).shape == (1, 32, 1, 2048)
 
 
 def test_collapse_shows_in_the_effective_rank(policy, teleop):
@@ -80,14 +118,15 @@ def test_collapse_shows_in_the_effective_rank(policy, teleop):
 def test_shapes_that_differ_are_an_error_not_a_zero():
     with pytest.raises(CookbookError, match="foretold"): alignment_loss(torch.zeros(2, 32, 8), torch.zeros(2, 32, 16))
     with pytest.raises(CookbookError, match="foretold"): alignment_loss(torch.zeros(2, 16, 8), torch.zeros(2, 32, 8))
-    with pytest.raises(CookbookError, match="cannot be pooled"): future_target(torch.zeros(1, 60, 8), 32)
+    with pytest.raises(CookbookError, match="cannot be cut"): cells(torch.zeros(1, 60, 8), 32)
 
 
-def test_target_keeps_place():
-    "Pooling is over the picture: what stands in one corner moves one token only."
-    seen = torch.randn(1, 64, 16)
+@pytest.mark.parametrize("name", ["pooled", "patches"])
+def test_target_keeps_place(policy, name):
+    "What stands in one corner of the picture moves one token only."
+    target, seen = make_target(name, policy.config.action_head, 64), torch.randn(1, 64, 16)
     moved = seen.clone(); moved[0, 0, 3] += 10
-    changed = (future_target(seen, 32) - future_target(moved, 32)).abs().amax(-1)[0] > 1e-4
+    changed = (target(seen) - target(moved)).abs().amax((-1, -2))[0] > 1e-4
     assert changed.tolist() == [True] + [False] * 31
 
 
@@ -192,9 +231,9 @@ def test_ratio_is_exact(policy, teleop, dreams, monkeypatch):
     assert sum(drawn) == 240 and set(drawn) == {2, 3}
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_resumed_is_uninterrupted(policy, teleop, dreams, tmp_path, precision):
-    recipe = Recipe(steps=6, batch=4, save_every=2, flare_layer=2, precision=precision)
+@pytest.mark.parametrize("precision, target", [("fp32", "action_aware"), ("bf16", "pooled"), ("bf16", "patches")])
+def test_resumed_is_uninterrupted(policy, teleop, dreams, tmp_path, precision, target):
+    recipe = Recipe(steps=6, batch=4, save_every=2, flare_layer=2, precision=precision, target=target)
     whole = finetune(policy, teleop, dreams, recipe)
     finetune(policy, teleop, dreams, recipe, tmp_path, stop=5)            # the state of step 4 is on disk
     again = finetune(policy, teleop, dreams, recipe, tmp_path)
