@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 RUN := $(BIN)/groot-cookbook run
 DATASET ?=
 
-.PHONY: cookbook test smoke bench lab clean setup
+.PHONY: cookbook test smoke bench lab docs clean setup
 .DELETE_ON_ERROR:
 
 cookbook: $(READY)       ## the whole data engine, laptop profile: about a quarter of an hour on two cores
@@ -23,6 +23,11 @@ test: $(READY)           ## chapters by papermill, the notebooks between them ce
 
 bench: $(READY)          ## measure speed and memory on this machine into data/results/
 	$(BIN)/python benchmarks/bench.py
+
+docs: $(READY)           ## the book, its library and a gallery as a site: _docs/site/index.html
+	$(BIN)/python docs/assemble.py _docs/pages
+	$(BIN)/sphinx-build -q -W --keep-going -b html -c docs _docs/pages _docs/site
+	@echo 'The site is _docs/site/index.html'
 
 lab: $(READY)            ## read and edit the chapters
 	$(BIN)/jupyter lab nbs
