@@ -130,6 +130,84 @@ def policy_latency() -> dict:
     return verdict(rows, "ONNX Runtime at least 1.5x torch eager, pipeline", pipeline["torch eager"] >= 1.5 * pipeline["ONNX Runtime"])
 
 
+def finetune_speed() -> dict:
+    "Fine-tuning on cached features of the frozen backbone, against the plain loops that look at every picture, now and a chunk later, in every step: read from the films, as loaders do, or held in memory. Fifty steps of 32 rows."
+    import tempfile
+    from dataclasses import dataclass, fields
+
+    import numpy as np
+
+    from groot_cookbook.backbone import Backbone
+    from groot_cookbook.episodes import Dataset, write_dataset
+    from groot_cookbook.finetuning import Cache, Recipe, cache_features, finetune, kept_frames
+    from groot_cookbook.policy import Embodiment, build_policy
+    from groot_cookbook.workspace import demonstrate, seeds
+
+    @dataclass
+    class Plain(Cache):
+        "The same rows, looked at anew each time."
+        picture: Callable = None             # row -> (H, W, 3)
+        instructions: np.ndarray = None      # (N,)
+
+        def look(self, i: torch.Tensor) -> torch.Tensor:
+            x = policy.processor(np.stack([self.picture(int(k)) for k in i]), list(self.instructions[i]), None, robot.tag)
+            with torch.no_grad(): seen = policy.encode(x["pixel_values"], x["input_ids"], x["attention_mask"]).half().float()
+            return torch.nn.functional.pad(seen, (0, 0, 0, self.features.shape[1] - seen.shape[1]))
+
+        def rows(self, index: list[int]) -> dict[str, torch.Tensor]:
+            i = torch.as_tensor(index)
+            return super().rows(index) | {"features": self.look(i), "seen": self.look(self.future[i])[:, :self.n_image_tokens]}
+
+    with tempfile.TemporaryDirectory() as folder:
+        shown = Dataset(write_dataset([demonstrate(s) for s in seeds("teleop", 24)], Path(folder) / "teleop"))
+        robot = Embodiment.of(shown)
+        policy = build_policy(Backbone.from_pretrained(core.checkpoint("tiny-backbone")), robot)
+        began = time.perf_counter()
+        cached = cache_features(policy, shown, robot.tag)
+        caching = time.perf_counter() - began
+        episodes = [shown[e] for e in range(len(shown))]
+        places = [(e, t) for e, episode in enumerate(episodes) for t in kept_frames(episode.length, 2)]
+        ways = {"from films": lambda k: shown.frames(places[k][0], [places[k][1]])[0], "from memory": lambda k: episodes[places[k][0]].frames[places[k][1]]}
+        plain = {name: Plain(**{f.name: getattr(cached, f.name) for f in fields(Cache)}, picture=way, instructions=np.array([episodes[e].instruction for e, _ in places]))
+                 for name, way in ways.items()}
+        recipe, curves, rows = Recipe(steps=50, batch=32), [], []
+        for name, data in {**plain, "cached": cached}.items():
+            finetune(policy, data, None, Recipe(steps=3, batch=32))                # warm
+            began = time.perf_counter()
+            curves.append([c["total"] for c in finetune(policy, data, None, recipe).curve])
+            ms = (time.perf_counter() - began) * 1e3 / recipe.steps
+            rows.append({"backend": name, "scope": "step of 32", "p50": ms, "p99": ms, "samples_per_s": 32e3 / ms})
+    apart, ratio = float(np.ptp(curves, axis=0).max()), rows[0]["p50"] / rows[-1]["p50"]
+    return verdict(rows, "at least 5 times the samples per second, the same losses to 1e-4", ratio >= 5 and apart <= 1e-4) | {
+        "ratio": round(ratio, 2), "largest_difference_of_losses": apart, "seconds_of_caching": round(caching, 1), "frames": len(cached)}
+
+
+def evaluation_processes() -> dict:
+    "Sixty-four closed-loop episodes in one process and in one per core; the policy's head is untrained, so every episode lasts its full length."
+    import tempfile
+    from functools import partial
+
+    from groot_cookbook.backbone import Backbone
+    from groot_cookbook.episodes import Dataset, write_dataset
+    from groot_cookbook.evaluation import PolicyActor, evaluate
+    from groot_cookbook.policy import Embodiment, build_policy
+    from groot_cookbook.workspace import demonstrate, sample_scene, seeds
+    rows, found, threads = [], [], torch.get_num_threads()
+    with tempfile.TemporaryDirectory() as folder:
+        robot = Embodiment.of(Dataset(write_dataset([demonstrate(s) for s in seeds("teleop", 2)], Path(folder) / "teleop")))
+        build_policy(Backbone.from_pretrained(core.checkpoint("tiny-backbone")), robot).save_pretrained(Path(folder) / "policy")
+        scenes = [sample_scene(s, 1.) for s in seeds("evaluation", 64)]
+        for n in (1, core.cores()):
+            began = time.perf_counter()
+            trials = evaluate(partial(PolicyActor, Path(folder) / "policy"), scenes, processes=n)
+            ms = (time.perf_counter() - began) * 1e3 / len(scenes)
+            found.append([(t.seed, t.outcome, t.steps) for t in trials])
+            rows.append({"backend": f"{n} process{'es' * (n > 1)}", "scope": "an episode", "p50": ms, "p99": ms})
+    torch.set_num_threads(threads)                           # an evaluation in this process takes them down to one
+    ratio = rows[0]["p50"] / rows[-1]["p50"]
+    return verdict(rows, "at least 1.8 times as fast on two cores, with the same outcomes", ratio >= 1.8 and found[0] == found[-1]) | {"ratio": round(ratio, 2), "same": found[0] == found[-1]}
+
+
 def memory_mb(process: subprocess.Popen) -> int:
     "What a process and all below it hold together, pages that they share counted once (proportional set size)."
     import psutil
@@ -169,7 +247,7 @@ def laptop() -> dict:
     return whole_run("laptop", 15)
 
 
-BENCHMARKS: dict[str, Callable[[], dict]] = {f.__name__: f for f in (camera_frame, episode, expert, dream, idm_frames, policy_latency, smoke, laptop, dream_worth)}
+BENCHMARKS: dict[str, Callable[[], dict]] = {f.__name__: f for f in (camera_frame, episode, expert, dream, idm_frames, policy_latency, finetune_speed, evaluation_processes, smoke, laptop, dream_worth)}
 SLOW = {"dream_worth"}       # a quarter of an hour, and no benchmark of speed: by name only
 
 

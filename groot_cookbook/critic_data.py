@@ -5,6 +5,7 @@
 # %% ../nbs/train/92a_forgeries.ipynb #c003
 from __future__ import annotations
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,14 +15,17 @@ import torch.nn.functional as F
 from numpy.random import Generator, default_rng
 
 from .core import CookbookError
-from .workspace import (BIN, BLOCK, COLOURS, FRAMES, INSTRUCTION, SIDES, Camera, Scene, Tabletop, Trace, block_slice, expert, proprioception,
+from .dreaming import Dreamer, dream
+from .idm import InverseDynamics, label
+from .measures import worth
+from .workspace import (BIN, BLOCK, COLOURS, FRAMES, HZ, INSTRUCTION, SIDES, Camera, Scene, Tabletop, Trace, block_slice, expert, proprioception,
                                       sample_scene, seeds, simulate)
 
 # %% auto #0
 __all__ = ['KNOWN', 'HIDDEN', 'SEEN', 'UNSEEN', 'KINDS', 'TIMES', 'Broken', 'lifted', 'arrived', 'free_spot', 'some_block',
            'teleport', 'vanish', 'appear', 'slide', 'float_', 'frozen', 'reversed_', 'jump', 'fade', 'duplicate',
            'colour', 'through_table', 'rollout', 'other_instruction', 'Stage', 'stranger', 'clips_of', 'make_shards',
-           'read_shards']
+           'read_shards', 'dreams_of']
 
 # %% ../nbs/train/92a_forgeries.ipynb #c007
 KNOWN = ["contact", "continuity", "motion", "plausible", "instruction"]      # order of the answers: 1 yes, 0 no, -1 not asked
@@ -275,15 +279,15 @@ def clips_of(seed: int, stage: Stage, kinds: list[str], forgeries: int = 3, ever
     return out
 
 # %% ../nbs/train/92a_forgeries.ipynb #c032
-def make_shards(folder: str | Path, first: int, count: int, per_shard: int = 60, kinds: list[str] = SEEN, forgeries: int = 3, every: bool = False):
+def make_shards(folder: str | Path, make: Callable[[int], list[dict]], first: int, count: int, per_shard: int = 60): # make: seed -> clips
     "Write shards of clips for the critic's seeds `first` .. `first + count`; a shard that is there already is kept."
-    folder, stage = Path(folder), Stage()
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for start in range(first, first + count, per_shard):
         n = min(per_shard, first + count - start)
         path = folder / f"{start:06d}_{n}.npz"
         if path.exists(): continue
-        clips = [c for seed in seeds("critic", n, start) for c in clips_of(seed, stage, kinds, forgeries, every)]
+        clips = [c for seed in seeds("critic", n, start) for c in make(seed)]
         part = path.with_suffix(".part.npz")
         np.savez(part, **{k: np.array([c[k] for c in clips]) for k in clips[0]})
         os.replace(part, path)
@@ -296,3 +300,15 @@ def read_shards(folder: str | Path, known: dict | None = None) -> dict:
     if not paths: raise CookbookError("no clips", folder, "Make them first with make_shards")
     parts = [np.load(p) for p in paths]
     return {"files": len(paths), **{k: np.concatenate([p[k] for p in parts]) for k in parts[0].files}}
+
+# %% ../nbs/train/92a_forgeries.ipynb #c034
+def dreams_of(seed: int, dreamer: Dreamer, idm: InverseDynamics, steps: int = 6) -> list[dict]:
+    "One dream of one workspace, nominal or moved, with the answers that its replay gives."
+    rng = default_rng([seed, 92])
+    scene = sample_scene(seed, float(rng.integers(2)))
+    made = dream(dreamer, Tabletop().arrange(scene).look().rgb, scene.instruction, seed, steps=steps)
+    w = worth(made.video, scene, label(idm, made.video, HZ).actions)
+    whole = w.permanence > .9
+    answers = (int(w.picked), int(whole), 1 if w.replayed else -1, int(w.followed and whole and w.replayed), int(w.followed), 0 if w.followed else -1)
+    return [dict(kind="dream", frames=made.video[TIMES], notes=np.full((len(TIMES), 19), np.nan, np.float32), answers=list(answers), asked=scene.instruction,
+                 wrong=other_instruction(rng, scene, str(rng.choice(["wrong block", "wrong bin"]))))]

@@ -27,8 +27,8 @@ from .workspace import COLOURS, FRAMES, INSTRUCTION, SIDES
 
 # %% auto #0
 __all__ = ['SPECIAL', 'CHAT', 'GROUNDING', 'build_tokenizer', 'build_processor', 'build_tiny_reason', 'see', 'chat', 'Packed',
-           'answers', 'soften', 'Training', 'auxiliary_loss', 'ground', 'mirror', 'batch_of', 'train', 'examine',
-           'marks', 'save_critic']
+           'answers', 'soften', 'Training', 'auxiliary_loss', 'ground', 'mirror', 'batch_of', 'draw', 'train',
+           'examine', 'marks', 'save_critic']
 
 # %% ../nbs/train/92_tiny_reason.ipynb #c007
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
@@ -235,6 +235,13 @@ def batch_of(table: dict, rows: np.ndarray, rng=None):
     return frames, questions, torch.tensor(truth), torch.from_numpy(notes)
 
 # %% ../nbs/train/92_tiny_reason.ipynb #c025
+def draw(table: dict, batch: int, rng) -> np.ndarray: # rows
+    "A batch: any clips, and every fourth a dream where there are dreams, which are rarer than forgeries."
+    rows, dreamt = rng.integers(0, len(table["kind"]), batch), np.flatnonzero(table["kind"] == "dream")
+    if len(dreamt): rows[::4] = rng.choice(dreamt, len(rows[::4]))
+    return rows
+
+
 def train(clips: str | Path, folder: str | Path, how: Training = Training(), start: str | Path = "", log=print):
     "Train, from random weights or those of `start`, saving everything each minute; called again, it goes on where it stopped."
     folder = Path(folder); folder.mkdir(parents=True, exist_ok=True)
@@ -249,7 +256,7 @@ def train(clips: str | Path, folder: str | Path, how: Training = Training(), sta
     while trainer.step < how.steps:
         if trainer.step % 50 == 0 or table is None: table = read_shards(clips, table)
         rng, gen = default_rng([how.seed, trainer.step]), torch.Generator().manual_seed(how.seed * 100_003 + trainer.step)
-        frames, questions, truth, notes = batch_of(table, rng.integers(0, len(table["kind"]), how.batch), rng)
+        frames, questions, truth, notes = batch_of(table, draw(table, how.batch, rng), rng)
         with torch.autocast("cpu", torch.bfloat16):
             logits, vision = answers(model, processor, packed, soften(frames, gen) * 2 - 1, questions)
             said = auxiliary_loss(head, vision, notes)
@@ -280,10 +287,16 @@ def marks(odds: np.ndarray, truth: np.ndarray, kinds: np.ndarray, calibration: d
     "What a critic is worth: ROC-AUC of each question, and of the score against each kind of clip; precision, recall and keep rate at the threshold."
     said = np.stack([probability(odds[:, i], *calibration[q]) for i, q in enumerate(KNOWN)], 1)
     scores, good = np.array([combine(dict(zip(KNOWN, p))) for p in said]), (truth[:, :5] == 1).all(1)
+    dreamt = kinds == "dream"
+    if dreamt.any():
+        dreams = {"dreams": int(dreamt.sum()), "repeatable": round(float(good[dreamt].mean()), 4), "auc": round(auc(scores[dreamt], good[dreamt]), 4),
+                  **{k: round(float(v[0]), 4) for k, v in tradeoff(scores[dreamt], good[dreamt], [threshold]).items()}}
+        odds, truth, kinds, said, scores, good = (a[~dreamt] for a in (odds, truth, kinds, said, scores, good))
     against = lambda bad: round(auc(np.r_[scores[good], scores[bad]], np.r_[np.ones(good.sum()), np.zeros(bad.sum())]), 4)
     broken, new = ~good & (kinds != "true"), np.isin(kinds, UNSEEN)
     wrong = probability(odds[:, 5], *calibration["instruction"])
-    return {"question_auc": {q: round(auc(o[t >= 0], t[t >= 0] == 1), 4) for q, o, t in zip(KNOWN, odds.T, truth.T)},
+    return {**({"dreams": dreams} if dreamt.any() else {}),
+            "question_auc": {q: round(auc(o[t >= 0], t[t >= 0] == 1), 4) for q, o, t in zip(KNOWN, odds.T, truth.T)},
             "kind_auc": {k: against((kinds == k) & ~good) for k in sorted(set(kinds[broken]))},
             "seen_auc": against(broken & ~new), "unseen_auc": against(broken & new),
             "right_above_wrong_instruction": round(float(np.mean(said[good, 4] > wrong[good])), 4),
