@@ -17,6 +17,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                             'groot_cookbook/action_head.py'),
                                             'groot_cookbook.action_head.ActionHead.mask': ( 'action_head.html#actionhead.mask',
                                                                                             'groot_cookbook/action_head.py'),
+                                            'groot_cookbook.action_head.ActionHead.masks': ( 'action_head.html#actionhead.masks',
+                                                                                             'groot_cookbook/action_head.py'),
                                             'groot_cookbook.action_head.ActionHead.velocity': ( 'action_head.html#actionhead.velocity',
                                                                                                 'groot_cookbook/action_head.py'),
                                             'groot_cookbook.action_head.ActionHeadConfig': ( 'action_head.html#actionheadconfig',

@@ -135,10 +135,10 @@ class DiT(nn.Module):
         "All that depends on the scene; the same in every denoising step."
         return [block.attn1.keys_values(context) if crosses else None for crosses, block in zip(self.crosses, self.transformer_blocks)]
 
-    def forward(self, x: Tensor, keys_values: list, modulations: list[Tensor], mask: Tensor | None = None, layer: int = -1):
-        "The output, and the hidden tokens after block `layer` (counted from 1) where FLARE looks."
+    def forward(self, x: Tensor, keys_values: list, modulations: list[Tensor], masks: list[Tensor | None], layer: int = -1):
+        "The output, and the hidden tokens after block `layer` (counted from 1) where FLARE looks; `masks` say what each block may see of the scene."
         hidden = None
-        for i, (block, kv, m) in enumerate(zip(self.transformer_blocks, keys_values, modulations)):
+        for i, (block, kv, m, mask) in enumerate(zip(self.transformer_blocks, keys_values, modulations, masks)):
             x = block(x, kv, m, mask if kv is not None else None)
             if i + 1 == layer: hidden = x
         return self.proj_out_2(modulate(x, modulations[-1], eps=1e-6)), hidden
@@ -213,10 +213,12 @@ class ActionHeadConfig:
     noise_s: float = 0.999
     add_pos_embed: bool = True
     use_vlln: bool = True
+    use_alternate_vl_dit: bool = False       # N1.6: cross-attending blocks look at words and at pictures in turn
+    attend_text_every_n_blocks: int = 2
     diffusion_model_cfg: dict = field(default_factory=lambda: dict(
         num_layers=16, num_attention_heads=32, attention_head_dim=48, cross_attention_dim=2048, output_dim=1024, dropout=0.2,
         final_dropout=True, interleave_self_attention=True, norm_type="ada_norm", positional_embeddings=None))
-    vl_self_attention_cfg: dict = field(default_factory=lambda: dict(
+    vl_self_attention_cfg: dict | None = field(default_factory=lambda: dict(
         num_layers=4, num_attention_heads=32, attention_head_dim=64, dropout=0.2, final_dropout=True, positional_embeddings=None))
 
     def to_upstream(self) -> dict: return asdict(self)
@@ -241,13 +243,21 @@ class ActionHead(nn.Module):
         self.state_encoder = CategoryMLP(c.max_num_embodiments, c.max_state_dim, c.hidden_size, c.input_embedding_dim)
         self.action_encoder = ActionEncoder(c.max_num_embodiments, c.action_dim, c.input_embedding_dim)
         self.action_decoder = CategoryMLP(c.max_num_embodiments, c.diffusion_model_cfg["output_dim"], c.hidden_size, c.action_dim)
-        self.future_tokens = nn.Embedding(c.num_target_vision_tokens, c.input_embedding_dim)
+        self.future_tokens = nn.Embedding(c.num_target_vision_tokens, c.input_embedding_dim) if c.num_target_vision_tokens else None
         self.vlln = nn.LayerNorm(c.backbone_embedding_dim) if c.use_vlln else nn.Identity()
-        self.vl_self_attention = SelfAttentionTransformer(**c.vl_self_attention_cfg) if c.use_vlln else None
+        self.vl_self_attention = SelfAttentionTransformer(**c.vl_self_attention_cfg) if c.use_vlln and c.vl_self_attention_cfg else None
         self.position_embedding = nn.Embedding(c.max_seq_len, c.input_embedding_dim) if c.add_pos_embed else None
         for table in filter(None, (self.future_tokens, self.position_embedding)): nn.init.normal_(table.weight, std=0.02)
 
     def mask(self, mask: Tensor | None) -> Tensor | None: return None if self.upstream_compatible or mask is None else mask.bool()
+
+    def masks(self, mask: Tensor | None, images: Tensor | None = None) -> list[Tensor | None]: # (B, L) twice -> one (B, L) a block
+        "What each block may see of the scene: all but padding, or, with `use_alternate_vl_dit`, words and pictures in turn (`images` is true at patches)."
+        c, blocks = self.config, range(len(self.model.transformer_blocks))
+        if not c.use_alternate_vl_dit: return [self.mask(mask)] * len(blocks)
+        if images is None: raise CookbookError("which tokens are patches of a picture?", "ActionHead", "This head looks at words and pictures in turn: give `images`")
+        seen = images.bool() | True if mask is None else mask.bool()
+        return [seen & (images if i % (2 * c.attend_text_every_n_blocks) else ~images) for i in blocks]
 
     def look(self, features: Tensor, mask: Tensor | None = None) -> list: # (B, L, D) of the backbone, (B, L)
         "Adapter, then the cross-attention keys and values of every block: once per chunk."
@@ -256,24 +266,25 @@ class ActionHead(nn.Module):
         return self.model.keys_values(context)
 
     def velocity(self, keys_values: list, mask: Tensor | None, state: Tensor, actions: Tensor, t: Tensor, robot: Tensor,
-                 modulations: list | None = None, layer: int = -1) -> tuple[Tensor, Tensor | None]:
+                 modulations: list | None = None, layer: int = -1, images: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Velocity (B, H, A) of noised `actions` at flow time `t` (B,) in thousandths, and the future tokens (B, M, D) after block `layer`, where FLARE looks.
 
         `keys_values` come from `look`, `modulations` are those of `t` if they are known already; `state` (B, S) is padded and normalised, `robot` (B,) names slots."""
         x = self.action_encoder(actions, t, robot)
         if self.position_embedding is not None: x = x + self.position_embedding.weight[: x.shape[1]]
-        future = self.future_tokens.weight.expand(len(x), -1, -1).to(x.dtype)
-        x = torch.cat((self.state_encoder(state[:, None], robot), future, x), 1)
-        out, hidden = self.model(x, keys_values, self.model.modulations(t) if modulations is None else modulations, self.mask(mask), layer)
-        return self.action_decoder(out[:, -actions.shape[1]:], robot), None if hidden is None else hidden[:, 1: 1 + future.shape[1]]
+        future = [] if self.future_tokens is None else [self.future_tokens.weight.expand(len(x), -1, -1).to(x.dtype)]
+        x = torch.cat((self.state_encoder(state[:, None], robot), *future, x), 1)
+        out, hidden = self.model(x, keys_values, self.model.modulations(t) if modulations is None else modulations, self.masks(mask, images), layer)
+        return self.action_decoder(out[:, -actions.shape[1]:], robot), None if hidden is None else hidden[:, 1: -actions.shape[1]]
 
-    def forward(self, features: Tensor, mask: Tensor | None, state: Tensor, robot: Tensor, noise: Tensor, steps: int | None = None) -> Tensor:
+    def forward(self, features: Tensor, mask: Tensor | None, state: Tensor, robot: Tensor, noise: Tensor, steps: int | None = None,
+                images: Tensor | None = None) -> Tensor:
         "Sample a chunk: Euler steps along the velocity, from `noise` (B, H, A)."
         keys_values, times, x = self.look(features, mask), step_times(self.config, steps), noise
         every = self.model.modulations(torch.tensor(times, device=noise.device))
         for i, time in enumerate(times):
             t = torch.full((len(x),), time, device=x.device)
-            x = x + self.velocity(keys_values, mask, state, x, t, robot, [m[i: i + 1] for m in every])[0] / len(times)
+            x = x + self.velocity(keys_values, mask, state, x, t, robot, [m[i: i + 1] for m in every], images=images)[0] / len(times)
         return x
 
 # %% ../nbs/05b_action_head.ipynb #c028

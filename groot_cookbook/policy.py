@@ -187,7 +187,7 @@ class GrootPolicy(nn.Module):
         return self.processor.actions(self.act(features, x["attention_mask"], x["state"], x["embodiment_id"], noise), tag)
 
     @property
-    def device(self) -> torch.device: return self.action_head.future_tokens.weight.device
+    def device(self) -> torch.device: return next(self.action_head.parameters()).device
 
     def save_pretrained(self, folder: str | Path) -> None:
         folder, p = Path(folder), self.processor
