@@ -1,17 +1,18 @@
 """The headline experiment: what do dreams add? One policy per condition and training seed, all judged in the same workspaces.
 
     groot-cookbook run --profile laptop --out runs/headline        # what the conditions are made of: demonstrations, dreams, labels, verdicts
-    python benchmarks/headline.py --run runs/headline [--seeds 3] [--episodes 100] [--only CONDITION ...]
+    python benchmarks/headline.py --run runs/headline [--seeds 3] [--episodes 100] [--only CONDITION ...] [--sweep]
 
-Every policy is fine-tuned for the same number of gradient steps from the same backbone. Each result is written to data/results/headline.json as soon
-as it is there; what is there already is not done again, so the experiment can be interrupted at any time and go on.
+Every policy is fine-tuned for the same number of gradient steps from the same backbone, one per core side by side. Each result is written to
+data/results/headline.json as soon as it is there; what is there already is not done again, so the experiment can be interrupted at any time and go on.
 """
 from __future__ import annotations
 
 import argparse, json, tempfile, time
 from collections.abc import Callable
-from dataclasses import asdict, replace
-from functools import cached_property, partial
+from concurrent.futures import as_completed
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,6 @@ from bench import commit, hardware
 
 from groot_cookbook import core, evaluation
 from groot_cookbook.episodes import Dataset, Episode
-from groot_cookbook.evaluation import Trial
 from groot_cookbook.filtering import Verdict
 from groot_cookbook.finetuning import Cache, Recipe, cache_features, finetune, joined
 from groot_cookbook.policy import GrootPolicy
@@ -100,17 +100,53 @@ def real(m: Material) -> Cache | None:
     return m.rows(m.true(), m.tag)
 
 
-CONDITIONS: dict[str, Callable[[Material], Cache | None]] = {
-    "teleop only": no_more, "teleop, augmented": augmented, "unfiltered dreams": unfiltered, "filtered dreams": filtered, "filtered dreams and video": with_video,
-    "dreams that replay": replayed, "real, as dreams": real_as_dreams, "real demonstrations": real}
+def half(m: Material) -> Cache | None:
+    "Every other dream that the critic kept: what does the number of dreams matter?"
+    return m.rows(m.dreams(m.kept)[::2], "dreams")
 
 
-def attempt(m: Material, extra: Cache | None, recipe: Recipe, workspaces: dict, processes: int) -> dict[str, list[Trial]]:
-    "Fine-tune once and meet every workspace."
-    trained = finetune(m.policy, m.teleop, extra, recipe)
+@dataclass(frozen=True)
+class Condition:
+    "What is added to the demonstrations, and what is changed in the recipe."
+    rows: Callable[[Material], Cache | None]
+    changes: dict = field(default_factory=dict)
+
+    @property
+    def words(self) -> str: return self.rows.__doc__ + "".join(f" With {k} = {v}." for k, v in self.changes.items())
+
+
+CONDITIONS = {"teleop only": Condition(no_more), "teleop, augmented": Condition(augmented), "unfiltered dreams": Condition(unfiltered), "filtered dreams": Condition(filtered),
+              "filtered dreams and video": Condition(with_video), "dreams that replay": Condition(replayed), "real, as dreams": Condition(real_as_dreams),
+              "real demonstrations": Condition(real)}
+SWEEP = {"half the dreams": Condition(half), **{f"blend {b:.0%}": Condition(filtered, {"dream_ratio": b}) for b in (.15, .5)},
+         **{f"lambda {f}": Condition(filtered, {"flare": f}) for f in (0., .1)}, **{f"FLARE after block {n}": Condition(filtered, {"flare_layer": n}) for n in (2, 4)},
+         **{f"FLARE target {t}": Condition(filtered, {"target": t}) for t in ("patches", "action_aware")}}
+
+
+@lru_cache(maxsize=1)
+def material(run: str) -> Material: return Material(core.run_folder(run))
+
+
+@lru_cache(maxsize=1)
+def added(run: str, name: str) -> Cache | None: return (CONDITIONS | SWEEP)[name].rows(material(run))
+
+
+def places(episodes: int) -> dict: # kind of workspace -> scenes
+    return {"held out": [sample_scene(s, 1.) for s in seeds("evaluation", episodes)], "nominal": [sample_scene(s) for s in seeds("evaluation", episodes)]}
+
+
+def attempt(run: str, name: str, recipe: Recipe, episodes: int) -> dict | None:
+    "In a process of its own, on one core: fine-tune once and meet every workspace. None where the condition has nothing to add."
+    torch.set_num_threads(1)
+    core.no_bars()
+    m, more, condition = material(run), added(run, name), (CONDITIONS | SWEEP)[name]
+    if more is None and condition.rows is not no_more: return None
+    began = time.perf_counter()
+    trained = finetune(m.policy, m.teleop, more, replace(recipe, **condition.changes))
     with tempfile.TemporaryDirectory() as folder:
         trained.policy.save_pretrained(folder)
-        return {place: evaluation.evaluate(partial(evaluation.PolicyActor, folder), scenes, processes=processes) for place, scenes in workspaces.items()}
+        found = {place: evaluation.evaluate(partial(evaluation.PolicyActor, folder), scenes) for place, scenes in places(episodes).items()}
+    return {"rows": 0 if more is None else len(more), "minutes": round((time.perf_counter() - began) / 60, 1), "trials": found}
 
 
 def summary(rows: list[dict], draws: int = 4000) -> list[dict]:
@@ -145,31 +181,29 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=900)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--processes", type=int, default=core.cores())
-    parser.add_argument("--only", nargs="+", choices=list(CONDITIONS), default=list(CONDITIONS))
+    parser.add_argument("--only", nargs="+", choices=list(CONDITIONS | SWEEP), default=list(CONDITIONS), metavar="CONDITION", help=f"any of: {', '.join(CONDITIONS | SWEEP)}".replace('%', '%%'))
+    parser.add_argument("--sweep", action="store_true", help="dose, blend, and FLARE's weight, layer and target as well")
     parser.add_argument("--out", type=Path, default=OUT)
     args = parser.parse_args()
-    m, recipe = Material(core.run_folder(args.run)), Recipe(steps=args.steps, batch=args.batch, precision="bf16")
-    workspaces = {"held out": [sample_scene(s, 1.) for s in seeds("evaluation", args.episodes)], "nominal": [sample_scene(s) for s in seeds("evaluation", args.episodes)]}
+    m, recipe = material(args.run), Recipe(steps=args.steps, batch=args.batch, precision="bf16")
     setting = {"material": m.digests, "code": core.code_digest("06_flare_finetune"), "recipe": {k: v for k, v in asdict(recipe).items() if k != "seed"},
                "episodes": args.episodes, "dreams": len(m.labelled), "kept": sum(v.kept for v in m.verdicts)}
     known = json.loads(args.out.read_text()) if args.out.is_file() else {**setting, "rows": []}
     if wrong := [k for k, v in setting.items() if known.get(k) != v]:
         raise core.CookbookError(f"another experiment's results stand here (they differ in {', '.join(wrong)})", args.out, "Move the file away, or name another with --out")
-    rows = known["rows"]
-    for name in args.only:
-        todo = [s for s in range(args.seeds) if not any((r["condition"], r["seed"]) == (name, s) for r in rows)]
-        extra = CONDITIONS[name](m) if todo else None
-        if todo and extra is None and name != "teleop only": print(f"{name}: nothing to add, left out")
-        for seed in todo if extra is not None or name == "teleop only" else []:
-            began, threads = time.perf_counter(), torch.get_num_threads()
-            found = attempt(m, extra, replace(recipe, seed=seed), workspaces, args.processes)
-            torch.set_num_threads(threads)                             # an evaluation in this process takes them down to one
-            about = {"condition": name, "seed": seed, "rows": 0 if extra is None else len(extra), "minutes": round((time.perf_counter() - began) / 60, 1),
-                     "commit": commit(), "hardware": hardware(threads), "date": time.strftime("%Y-%m-%d")}
-            rows += [{**about, "workspaces": place, "trials": [(t.seed, t.shift, t.instruction, t.outcome) for t in trials]} for place, trials in found.items()]
-            command = f"python benchmarks/headline.py --run {args.run} --seeds {args.seeds} --episodes {args.episodes} --steps {args.steps} --batch {args.batch}"
-            core.write_json(args.out, {**setting, "command": command, "conditions": {k: f.__doc__ for k, f in CONDITIONS.items()}, "summary": summary(rows), "rows": rows})
-            print(f"{name}, seed {seed}: " + ", ".join(f"{place} {sum(t.success for t in x)} of {len(x)}" for place, x in found.items()), flush=True)
+    rows, names = known["rows"], [*args.only, *(SWEEP if args.sweep else ())]
+    todo = [(n, s) for n in names for s in range(args.seeds) if not any((r["condition"], r["seed"]) == (n, s) for r in rows)]
+    command = f"python benchmarks/headline.py --run {args.run} --seeds {args.seeds} --episodes {args.episodes} --steps {args.steps} --batch {args.batch}"
+    with core.pool(args.processes) as pool:
+        waiting = {pool.submit(attempt, args.run, n, replace(recipe, seed=s), args.episodes): (n, s) for n, s in todo}
+        for done in as_completed(waiting):
+            (name, seed), made = waiting[done], done.result()
+            if made is None: print(f"{name}: nothing to add, left out"); continue
+            about = {"condition": name, "seed": seed, "rows": made["rows"], "minutes": made["minutes"], "commit": commit(), "hardware": hardware(1), "date": time.strftime("%Y-%m-%d")}
+            rows += [{**about, "workspaces": place, "trials": [(t.seed, t.shift, t.instruction, t.outcome) for t in trials]} for place, trials in made["trials"].items()]
+            core.write_json(args.out, {**setting, "command": command, "conditions": {n: (CONDITIONS | SWEEP)[n].words for n in dict.fromkeys(r["condition"] for r in rows)},
+                                       "summary": summary(rows), "rows": rows})
+            print(f"{name}, seed {seed}: " + ", ".join(f"{place} {sum(t.success for t in x)} of {len(x)}" for place, x in made["trials"].items()) + f" ({made['minutes']} min)", flush=True)
 
 
 if __name__ == "__main__": main()

@@ -14,7 +14,7 @@ def headline():
     folder = Path(chapters.ROOT) / "benchmarks"
     spec = importlib.util.spec_from_file_location("headline", folder / "headline.py")
     module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(folder))
+    sys.path.insert(0, str(folder)); sys.modules["headline"] = module
     try: spec.loader.exec_module(module)
     finally: sys.path.remove(str(folder))
     return module
@@ -44,3 +44,11 @@ def test_seeds_of_one_workspace_are_no_new_workspaces(headline):
 def test_conditions_in_different_workspaces_are_not_compared(headline):
     with pytest.raises(CookbookError, match="different workspaces"):
         headline.summary([rows("teleop only", [True, False]), rows("filtered dreams", [True, False], first=5)])
+
+
+def test_every_condition_says_what_it_is_and_changes_what_a_recipe_has(headline):
+    from dataclasses import replace
+    every = headline.CONDITIONS | headline.SWEEP
+    assert len(every) == len(headline.CONDITIONS) + len(headline.SWEEP) and all(c.words.strip() for c in every.values())
+    changed = [replace(headline.Recipe(), **c.changes) for c in every.values()]
+    assert len({str(r) for r in changed}) == 1 + sum(bool(c.changes) for c in headline.SWEEP.values())

@@ -9,7 +9,7 @@ import torch
 from safetensors import safe_open
 
 from groot_cookbook.action_head import ActionHead, ActionHeadConfig, flow_loss
-from groot_cookbook.backbone import Backbone, BackboneConfig, load_weights
+from groot_cookbook.backbone import Backbone, BackboneConfig
 from groot_cookbook.core import CookbookError
 from groot_cookbook.policy import GrootPolicy, PolicyConfig
 
