@@ -225,7 +225,11 @@ class ActionHeadConfig:
 
     @classmethod
     def from_upstream(cls, cfg: dict) -> "ActionHeadConfig":
-        return cls(**{f.name: cfg[f.name] for f in fields(cls) if f.name in cfg})
+        known = {f.name: cfg[f.name] for f in fields(cls) if f.name in cfg}
+        if "max_action_dim" in cfg: known.setdefault("action_dim", cfg["max_action_dim"])                         # N1.6's name
+        if "diffusion_model_cfg" in known: known["diffusion_model_cfg"] = {"cross_attention_dim": cfg.get("backbone_embedding_dim", 2048), **known["diffusion_model_cfg"]}
+        if cfg.get("use_alternate_vl_dit"): known = {"num_target_vision_tokens": 0, "vl_self_attention_cfg": None, **known}
+        return cls(**known)
 
 # %% ../nbs/05b_action_head.ipynb #c024
 def step_times(config: ActionHeadConfig, steps: int | None = None) -> list[int]:

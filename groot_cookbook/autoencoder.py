@@ -3,7 +3,7 @@
 # %% ../nbs/train/90_tiny_vae.ipynb #c003
 from __future__ import annotations
 
-import hashlib
+import hashlib, json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import WanResample, WanRMS
 # %% auto #0
 __all__ = ['PHASES', 'DECODER', 'Clips', 'read_clips', 'make_clips', 'tiny_vae', 'channels_last', 'encode_clip', 'decode_clip',
            'to_video', 'to_frames', 'weights', 'reconstruction_loss', 'start_clips', 'recolour', 'draw', 'lean_norm',
-           'vae_step', 'reconstruct', 'measure', 'register_latents', 'to_latents', 'write_card']
+           'vae_step', 'reconstruct', 'measure', 'register_latents', 'to_latents', 'forget_where', 'write_card']
 
 # %% ../nbs/train/90_tiny_vae.ipynb #c007
 @dataclass
@@ -58,14 +58,17 @@ def make_clips(folder: str | Path, n: int, workers: int = 2, far: float = .5) ->
     "Let the scripted expert work in `n` workspaces with a steady hand, and keep only what a camera saw."
     from groot_cookbook import workspace
     folder = Path(folder)
-    if folder.exists(): return folder
+    if folder.exists():
+        with np.load(sorted(folder.glob("*.npz"))[0]) as part: known = float(part["far"]) if "far" in part else far
+        if known != far: raise CookbookError(f"clips of which {known:.0%} are shifted are here, {far:.0%} are wanted", folder, "Name another folder, or ask for that share")
+        return folder
     made = workspace.seeds("world_model", n)
     shifted = np.diff(np.ceil(far * np.arange(n + 1))) > 0
     kinds = [workspace.demonstrations(list(np.array(made)[shifted == shift]), float(shift), 0., workers) for shift in (True, False)]
     episodes = sorted(sum(kinds, []), key=lambda e: made.index(e.provenance["seed"]))
     part = folder.with_name(f".{folder.name}.part")
     part.mkdir(parents=True, exist_ok=True)
-    np.savez(part / "clips.npz", frames=np.stack([e.frames for e in episodes]), instructions=np.array([e.instruction for e in episodes]))
+    np.savez(part / "clips.npz", frames=np.stack([e.frames for e in episodes]), instructions=np.array([e.instruction for e in episodes]), far=far)
     part.rename(folder)
     return folder
 
@@ -240,6 +243,12 @@ def to_latents(vae: AutoencoderKLWan, frames: np.ndarray) -> Tensor: # (B, T, H,
     return (encode_clip(vae, to_video(frames))[0] - mean) / std
 
 # %% ../nbs/train/90_tiny_vae.ipynb #c035
+def forget_where(folder: str | Path) -> None:
+    "Take out of every config below `folder` the place that its piece was loaded from, which diffusers notes down: nobody else has it."
+    for config in Path(folder).rglob("*.json"):
+        if (kept := json.loads(config.read_text())).pop("_name_or_path", None): write_json(config, kept)
+
+
 def write_card(folder: str | Path, **facts) -> Path:
     "A checkpoint's card: data, seed, steps, command, figures."
     return write_json(Path(folder) / "card.json", {"made_by": "groot_cookbook", **facts})

@@ -99,6 +99,14 @@ def run_folder(run: str | Path) -> Path:
     return (Path(__file__).parent.parent / run).resolve()
 
 
+def told(path: str | Path) -> str:
+    "A folder or checkpoint as a card may name it: relative to the project's root, or by its last part; never a path of this machine."
+    path = Path(path)
+    if not path.is_absolute(): return str(path)
+    root = Path(__file__).parent.parent.resolve()
+    return str(path.resolve().relative_to(root)) if path.resolve().is_relative_to(root) else path.name
+
+
 def require(run: str | Path, *stages: str) -> list[Path]:
     "Folders of finished earlier stages; says which chapter to run where one is missing."
     for stage in stages: Manifest.read(run, stage)

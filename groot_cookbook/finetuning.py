@@ -120,8 +120,8 @@ class Student(nn.Module):
         depth, dim = len(head.model.transformer_blocks), head.config.input_embedding_dim
         if not 1 <= layer <= depth: raise CookbookError(f"FLARE at layer {layer}", "Student", f"Choose 1 to {depth}")
         self.head, self.layer = head, layer
-        self.target = make_target(target, head.config, image_tokens)
-        self.projector = nn.Sequential(nn.Linear(dim, width), nn.SiLU(), nn.Linear(width, self.target.parts * head.config.backbone_embedding_dim))
+        self.target = make_target(target, head.config, image_tokens) if target else None            # nothing to foretell
+        if target: self.projector = nn.Sequential(nn.Linear(dim, width), nn.SiLU(), nn.Linear(width, self.target.parts * head.config.backbone_embedding_dim))
 
     def forward(self, batch: dict[str, Tensor], noise: Tensor, t: Tensor, flare: float) -> dict[str, Tensor]:
         "Losses of a batch: `flow` over rows with actions, `align` over all rows, and `total`; and `foretold` (B, D), the mean of each row's future tokens."
@@ -207,7 +207,7 @@ def finetune(
     accelerator = Accelerator()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(r.seed)         # the projector's first weights
-        student = Student(copy.deepcopy(policy.action_head), r.flare_layer, r.target, data.n_image_tokens).train()
+        student = Student(copy.deepcopy(policy.action_head), r.flare_layer, r.target if r.flare else "", data.n_image_tokens).train()
     student = accelerator.prepare(student)
     steppers = accelerator.prepare(*optimizer.optimizers(accelerator.unwrap_model(student), r.lr, r.muon_lr, r.weight_decay), device_placement=[False, False])
     bare, state = accelerator.unwrap_model(student), work and Path(work) / "state.safetensors"

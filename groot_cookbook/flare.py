@@ -15,7 +15,8 @@ from .action_head import ActionHeadConfig, Block, flow_loss
 from .core import CookbookError
 
 # %% auto #0
-__all__ = ['TARGETS', 'cells', 'alignment_loss', 'effective_rank', 'Pooled', 'Patches', 'QFormer', 'ActionAware', 'make_target']
+__all__ = ['TARGETS', 'cells', 'alignment_loss', 'effective_rank', 'Target', 'Pooled', 'Patches', 'QFormer', 'ActionAware',
+           'make_target']
 
 # %% ../nbs/06b_flare.ipynb #c007
 def cells(seen: Tensor, tokens: int) -> Tensor: # (B, P, D) image tokens of one square view -> (B, M, k, D)
@@ -45,21 +46,24 @@ def effective_rank(x: Tensor) -> float: # (N, D)
     return float(torch.exp(-(p * p.clamp(min=1e-12).log()).sum()))
 
 # %% ../nbs/06b_flare.ipynb #c019
-class Pooled(nn.Module):
-    "The frozen backbone's view of t+H: the mean of each cell."
+class Target(nn.Module):
+    "What future tokens must foretell: `forward` shows it, (B, P, D) image tokens at t+H -> (B, M, parts, D)."
     parts = 1                             # vectors that a future token must foretell
     def __init__(self, config: ActionHeadConfig, image_tokens: int):
         super().__init__()
+        if not config.num_target_vision_tokens: raise CookbookError("this head has no future tokens", "FLARE", "Train it without FLARE (flare 0), or choose a head that has them")
         self.tokens = config.num_target_vision_tokens
 
-    def forward(self, seen: Tensor) -> Tensor: # (B, P, D) image tokens at t+H -> (B, M, parts, D)
-        return F.layer_norm(cells(seen, self.tokens).mean(2, keepdim=True), seen.shape[-1:])
-
-    def learn(self, batch: dict[str, Tensor]) -> Tensor: return torch.zeros((), device=batch["seen"].device)
-    def follow(self) -> None: pass
+    def learn(self, batch: dict[str, Tensor]) -> Tensor: return torch.zeros((), device=batch["seen"].device)      # its own loss, if it learns
+    def follow(self) -> None: pass                                                                                # after each step
 
 
-class Patches(Pooled):
+class Pooled(Target):
+    "The frozen backbone's view of t+H: the mean of each cell."
+    def forward(self, seen: Tensor) -> Tensor: return F.layer_norm(cells(seen, self.tokens).mean(2, keepdim=True), seen.shape[-1:])
+
+
+class Patches(Target):
     "The frozen backbone's view of t+H, every image token of each cell."
     def __init__(self, config: ActionHeadConfig, image_tokens: int):
         super().__init__(config, image_tokens)
@@ -86,7 +90,7 @@ class QFormer(nn.Module):
         return self.read(self(seen).flatten(1)).unflatten(1, self.chunk)
 
 
-class ActionAware(Pooled):
+class ActionAware(Target):
     "What a Q-former sees at t+H that learns from the chunk which follows a picture; its running mean is the target."
     def __init__(self, config: ActionHeadConfig, image_tokens: int, rho: float = .995):
         super().__init__(config, image_tokens)
@@ -106,7 +110,7 @@ class ActionAware(Pooled):
 TARGETS = {"pooled": Pooled, "patches": Patches, "action_aware": ActionAware}
 
 
-def make_target(name: str, config: ActionHeadConfig, image_tokens: int) -> Pooled:
+def make_target(name: str, config: ActionHeadConfig, image_tokens: int) -> Target:
     "A target by its name."
     if name not in TARGETS: raise CookbookError(f"FLARE target {name!r}", "make_target", f"Choose one of {', '.join(TARGETS)}")
     return TARGETS[name](config, image_tokens)

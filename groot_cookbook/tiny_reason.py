@@ -21,6 +21,7 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import get_vision_positi
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from .critic_data import KNOWN, UNSEEN, read_shards
+from .dreaming import weights_sha
 from .filtering import CLOSING, SYSTEM, QUESTIONS, auc, combine, probability, questions_about, tradeoff
 from .optimizer import Trainer, averaged, resume
 from .workspace import COLOURS, FRAMES, INSTRUCTION, SIDES
@@ -242,7 +243,7 @@ def draw(table: dict, batch: int, rng) -> np.ndarray: # rows
     return rows
 
 
-def train(clips: str | Path, folder: str | Path, how: Training = Training(), start: str | Path = "", log=print):
+def train(clips: list[Path], folder: str | Path, how: Training = Training(), start: str | Path = "", log=print):
     "Train, from random weights or those of `start`, saving everything each minute; called again, it goes on where it stopped."
     folder = Path(folder); folder.mkdir(parents=True, exist_ok=True)
     model, processor = build_tiny_reason(how.seed)
@@ -250,11 +251,11 @@ def train(clips: str | Path, folder: str | Path, how: Training = Training(), sta
     with torch.random.fork_rng():
         torch.manual_seed(how.seed)
         head = torch.nn.Linear(model.config.text_config.hidden_size, 2 * 16)
-    trainer = resume(Trainer(torch.nn.ModuleDict({"model": model, "patch_head": head}), folder / "state.safetensors", how.rate, recipe=asdict(how) | {"start": str(start)}))
+    trainer = resume(Trainer(torch.nn.ModuleDict({"model": model, "patch_head": head}), folder / "state.safetensors", how.rate, recipe=asdict(how) | {"start": start and weights_sha(start), "clips": [c.parent.name for c in clips]}))
     packed, table, model = Packed(model, processor), None, model.train()
     yes, no = (processor.tokenizer.encode(w)[0] for w in ("Yes", "No"))
     while trainer.step < how.steps:
-        if trainer.step % 50 == 0 or table is None: table = read_shards(clips, table)
+        if trainer.step % 50 == 0 or table is None: table = read_shards(*clips, known=table)
         rng, gen = default_rng([how.seed, trainer.step]), torch.Generator().manual_seed(how.seed * 100_003 + trainer.step)
         frames, questions, truth, notes = batch_of(table, draw(table, how.batch, rng), rng)
         with torch.autocast("cpu", torch.bfloat16):
@@ -289,8 +290,8 @@ def marks(odds: np.ndarray, truth: np.ndarray, kinds: np.ndarray, calibration: d
     scores, good = np.array([combine(dict(zip(KNOWN, p))) for p in said]), (truth[:, :5] == 1).all(1)
     dreamt = kinds == "dream"
     if dreamt.any():
-        dreams = {"dreams": int(dreamt.sum()), "repeatable": round(float(good[dreamt].mean()), 4), "auc": round(auc(scores[dreamt], good[dreamt]), 4),
-                  **{k: round(float(v[0]), 4) for k, v in tradeoff(scores[dreamt], good[dreamt], [threshold]).items()}}
+        dreams = {"dreams": int(dreamt.sum()), "repeatable": round(float(good[dreamt].mean()), 4), "kept": int((scores[dreamt] >= threshold).sum()),
+                  "repeatable_of_those_kept": int(good[dreamt & (scores >= threshold)].sum()), "auc": None if (a := auc(scores[dreamt], good[dreamt])) != a else round(a, 4)}
         odds, truth, kinds, said, scores, good = (a[~dreamt] for a in (odds, truth, kinds, said, scores, good))
     against = lambda bad: round(auc(np.r_[scores[good], scores[bad]], np.r_[np.ones(good.sum()), np.zeros(bad.sum())]), 4)
     broken, new = ~good & (kinds != "true"), np.isin(kinds, UNSEEN)

@@ -3,7 +3,7 @@
 # %% ../nbs/train/91_tiny_cosmos.ipynb #c003
 from __future__ import annotations
 
-import hashlib, json, os
+import hashlib, os
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +12,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .autoencoder import Clips, to_latents, write_card
-from .core import checkpoint, torchvision_ready, write_json
+from .autoencoder import Clips, forget_where, to_latents, write_card
+from .core import checkpoint, torchvision_ready
 from .dreaming import OwnWeightsChecker, weights_sha
 from .optimizer import Trainer, progress
 
@@ -147,8 +147,7 @@ def save_pipeline(pipe: Cosmos2_5_PredictBasePipeline, folder: str | Path, lengt
     pipe.tokenizer.model_max_length = length
     for piece in (pipe.transformer, pipe.vae, pipe.text_encoder): piece.half()
     pipe.save_pretrained(folder, max_shard_size="15MB")
-    for config in Path(folder).rglob("*.json"):                  # diffusers notes the folder that a piece came from: nobody else has it
-        if (kept := json.loads(config.read_text())).pop("_name_or_path", None): write_json(config, kept)
+    forget_where(folder)
     for piece in (pipe.transformer, pipe.vae, pipe.text_encoder): piece.float()
     write_card(folder, weights_sha=weights_sha(folder), tokens=length, **facts)
     return Path(folder)
