@@ -191,13 +191,17 @@ def main() -> None:
     known = json.loads(args.out.read_text()) if args.out.is_file() else {**setting, "rows": []}
     if wrong := [k for k, v in setting.items() if known.get(k) != v]:
         raise core.CookbookError(f"another experiment's results stand here (they differ in {', '.join(wrong)})", args.out, "Move the file away, or name another with --out")
-    rows, names = known["rows"], [*args.only, *(SWEEP if args.sweep else ())]
+    rows, names = known["rows"], list(dict.fromkeys([*args.only, *(SWEEP if args.sweep else ())]))
     todo = [(n, s) for n in names for s in range(args.seeds) if not any((r["condition"], r["seed"]) == (n, s) for r in rows)]
-    command = f"python benchmarks/headline.py --run {args.run} --seeds {args.seeds} --episodes {args.episodes} --steps {args.steps} --batch {args.batch}"
+    command = f"python benchmarks/headline.py --run {args.run} --seeds {args.seeds} --episodes {args.episodes} --steps {args.steps} --batch {args.batch}{' --sweep' * args.sweep}"
     with core.pool(args.processes) as pool:
         waiting = {pool.submit(attempt, args.run, n, replace(recipe, seed=s), args.episodes): (n, s) for n, s in todo}
         for done in as_completed(waiting):
-            (name, seed), made = waiting[done], done.result()
+            name, seed = waiting[done]
+            try: made = done.result()
+            except BaseException:
+                pool.shutdown(cancel_futures=True)                     # what has begun is waited for, what has not is left for another time
+                raise
             if made is None: print(f"{name}: nothing to add, left out"); continue
             about = {"condition": name, "seed": seed, "rows": made["rows"], "minutes": made["minutes"], "commit": commit(), "hardware": hardware(1), "date": time.strftime("%Y-%m-%d")}
             rows += [{**about, "workspaces": place, "trials": [(t.seed, t.shift, t.instruction, t.outcome) for t in trials]} for place, trials in made["trials"].items()]

@@ -118,7 +118,7 @@ class Student(nn.Module):
     def __init__(self, head: ActionHead, layer: int, target: str = "pooled", image_tokens: int = 64, width: int = 256):
         super().__init__()
         depth, dim = len(head.model.transformer_blocks), head.config.input_embedding_dim
-        if not 1 <= layer <= depth: raise CookbookError(f"FLARE at layer {layer}", "Student", f"Choose 1 to {depth}")
+        if target and not 1 <= layer <= depth: raise CookbookError(f"FLARE at layer {layer}", "Student", f"Choose 1 to {depth}")
         self.head, self.layer = head, layer
         self.target = make_target(target, head.config, image_tokens) if target else None            # nothing to foretell
         if target: self.projector = nn.Sequential(nn.Linear(dim, width), nn.SiLU(), nn.Linear(width, self.target.parts * head.config.backbone_embedding_dim))

@@ -11,7 +11,7 @@ from hypothesis import given, settings, strategies as st
 from groot_cookbook.backbone import tiny_backbone
 from groot_cookbook.core import CookbookError
 from groot_cookbook.episodes import Dataset, Episode, Normalizer, write_dataset
-from groot_cookbook.action_head import ActionHeadConfig, flow_loss
+from groot_cookbook.action_head import ActionHead, ActionHeadConfig, flow_loss
 from groot_cookbook.finetuning import Cache, Recipe, Student, action_error, cache_features, chunks, finetune, joined, kept_frames
 from groot_cookbook.flare import TARGETS, alignment_loss, cells, effective_rank, make_target
 from groot_cookbook.optimizer import optimizers
@@ -95,6 +95,17 @@ def test_cells_hold_every_token_once(fold, tokens):
     assert cut.shape == (1, tokens, side * side // tokens, 1) and sorted(cut.flatten().tolist()) == list(range(side * side))
     places = torch.stack((cut[0, :, :, 0] // side, cut[0, :, :, 0] % side))
     assert ((places.amax(2) - places.amin(2) + 1).prod(0) == side * side // tokens).all()        # neighbours, in a rectangle
+
+
+def test_a_head_without_future_tokens_foretells_nothing(policy, teleop):
+    config = replace(policy.config.action_head, num_target_vision_tokens=0, vl_self_attention_cfg=None)
+    for name in TARGETS:
+        with pytest.raises(CookbookError, match="no future tokens"): make_target(name, config, 64)
+    n1 = copy.deepcopy(policy)
+    n1.action_head = ActionHead(config)
+    tuned = finetune(n1, teleop, None, Recipe(steps=2, batch=4, flare=0.)).policy
+    assert tuned.action_head.future_tokens is None
+    with pytest.raises(CookbookError, match="no future tokens"): finetune(n1, teleop, None, Recipe(steps=2, batch=4, flare_layer=2))
 
 
 def test_published_sizes():

@@ -146,6 +146,31 @@ def test_padding_is_not_seen_unless_upstream_compatible(policy):
     assert torch.allclose(*ours, atol=1e-5) and not torch.allclose(*theirs, atol=1e-3)
 
 
+N1D6 = dict(max_action_dim=6, max_state_dim=10, action_horizon=8, hidden_size=24, input_embedding_dim=32, backbone_embedding_dim=48, max_num_embodiments=3, max_seq_len=16,
+            use_alternate_vl_dit=True, attend_text_every_n_blocks=2,
+            diffusion_model_cfg=dict(num_layers=4, num_attention_heads=2, attention_head_dim=16, output_dim=24, dropout=.2, interleave_self_attention=True))
+
+
+def test_words_and_pictures_in_turn():
+    "N1.6's head, from a configuration in its own words: each cross-attending block sees words or patches, never both, and never padding."
+    config = ActionHeadConfig.from_upstream(N1D6)
+    torch.manual_seed(0)
+    head, g = ActionHead(config).eval(), seeded()
+    assert config.action_dim == 6 and head.future_tokens is None and head.vl_self_attention is None and head.model.transformer_blocks[0].attn1.to_k.in_features == 48
+    features, state, noise = torch.randn(2, 12, 48, generator=g), torch.randn(2, 10, generator=g), torch.randn(2, 8, 6, generator=g)
+    mask, images = (torch.arange(12) < 10).expand(2, 12), (torch.arange(12) < 6).expand(2, 12)
+    seen = [head.masks(mask, images)[i] for i in (0, 2)]
+    assert torch.equal(seen[0], mask & ~images) and torch.equal(seen[1], mask & images)
+    with torch.no_grad():
+        run = lambda f: head(f, mask, state, torch.tensor([0, 2]), noise, images=images)
+        whole, loud = run(features), features.clone(); loud[:, 10:] = 99
+        assert torch.isfinite(whole).all() and torch.equal(run(loud), whole)
+        head.model.transformer_blocks[2].attn1.to_out[0].weight.zero_(); head.model.transformer_blocks[2].attn1.to_out[0].bias.zero_()      # only the block of words still looks
+        other = features.clone(); other[:, :6] = 5
+        assert torch.allclose(run(other), run(features), atol=1e-6)
+    with pytest.raises(CookbookError, match="patches"): head(features, mask, state, torch.tensor([0, 2]), noise)
+
+
 @settings(max_examples=20, deadline=None)
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=8))
 def test_robots_do_not_mix(slots):

@@ -1,0 +1,95 @@
+"What trains the tiny checkpoints: the lessons are in nbs/train."
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from groot_cookbook import core
+from groot_cookbook.autoencoder import DECODER, PHASES, Clips, forget_where, make_clips, read_clips, tiny_vae, vae_step
+from groot_cookbook.core import CookbookError
+from groot_cookbook.critic_data import KNOWN, UNSEEN, make_shards, read_shards
+from groot_cookbook.optimizer import Trainer
+from groot_cookbook.tiny_reason import draw, marks
+
+
+# --- clips and the autoencoder ----------------------------------------------------------------------------------
+
+def test_clips_are_shifted_as_often_as_asked(tmp_path, monkeypatch):
+    asked = {}
+    class Made:
+        def __init__(self, seed): self.provenance, self.frames, self.instruction = {"seed": seed}, np.zeros((3, 4, 4, 3), np.uint8), "pick"
+    monkeypatch.setattr("groot_cookbook.workspace.demonstrations", lambda seeds, shift, noise, workers: asked.update({shift: seeds}) or [Made(s) for s in seeds])
+    for far, n in ((.5, 10), (.8, 10), (0., 4), (1., 4), (.3, 7)):
+        folder = make_clips(tmp_path / f"{far}", n, far=far)
+        assert len(asked[1.]) == np.ceil(far * n) and len(asked[1.]) + len(asked[0.]) == n and len(read_clips(folder)) == n
+        assert len(asked[1.]) < 2 or np.ptp(np.diff(asked[1.])) <= 1                    # evenly spread
+    with pytest.raises(CookbookError, match="80% are shifted"): make_clips(tmp_path / "0.8", 10, far=.5)
+    assert make_clips(tmp_path / "0.8", 10, far=.8) == tmp_path / "0.8"
+
+
+def test_a_decoder_that_learns_leaves_latents_as_they_are(tmp_path):
+    clips = Clips(np.random.default_rng(0).integers(0, 255, (2, 17, 16, 16, 3), dtype=np.uint8), ["a", "b"])
+    vae = tiny_vae(base=8)
+    before = {k: v.clone() for k, v in vae.state_dict().items()}
+    for piece in (vae.encoder, vae.quant_conv): piece.requires_grad_(False)
+    trainer = Trainer(vae, tmp_path / "state.safetensors")
+    while trainer.step < 2: vae_step(trainer, clips, 2, phases=DECODER)
+    changed = {k.split(".")[0] for k, v in vae.state_dict().items() if not torch.equal(v, before[k])}
+    assert changed == {"decoder", "post_quant_conv"} and trainer.phase == 1
+    assert trainer.log[0] < 5                                                            # no layer was set back to single images on the way
+
+
+def test_phases_end_with_the_whole_budget():
+    for phases in (PHASES, DECODER): assert phases[-1][0] == 1. and all(a[0] < b[0] for a, b in zip(phases, phases[1:]))
+
+
+def test_a_checkpoint_forgets_where_its_pieces_lay(tmp_path):
+    (tmp_path / "vae").mkdir()
+    for at in ("config.json", "vae/config.json"): (tmp_path / at).write_text(json.dumps({"_name_or_path": "/home/me/vae", "z_dim": 12}))
+    forget_where(tmp_path)
+    assert json.loads((tmp_path / "vae" / "config.json").read_text()) == {"z_dim": 12} == json.loads((tmp_path / "config.json").read_text())
+
+
+def test_cards_name_no_path_of_a_machine():
+    root = core.data_dir().parent.resolve()
+    assert core.told("tiny-cosmos") == "tiny-cosmos" and core.told(root / "runs" / "train" / "tiny-vae") == "runs/train/tiny-vae" and core.told("/somewhere/else/vae") == "vae"
+
+
+# --- the critic -------------------------------------------------------------------------------------------------
+
+def test_every_fourth_clip_is_a_dream():
+    table = {"kind": np.array(["true", "slide"] * 500 + ["dream"] * 5)}
+    rows = np.concatenate([draw(table, 8, np.random.default_rng(i)) for i in range(200)])
+    assert .23 < (table["kind"][rows] == "dream").mean() < .3
+    assert len(draw({"kind": table["kind"][:10]}, 8, np.random.default_rng(0))) == 8     # no dreams: any clips
+
+
+def exam(kinds: list[str], truth: list[int], odds: list[float]) -> dict:
+    truth = np.repeat(np.array(truth)[:, None], 6, 1); truth[:, 5] = 0
+    return marks(np.repeat(np.array(odds, float)[:, None], 6, 1) * np.array([1, 1, 1, 1, 1, -1]), truth, np.array(kinds), {q: (1., 0.) for q in KNOWN})
+
+
+def test_marks_keep_dreams_apart_from_forgeries():
+    kinds, truth, odds = ["true"] * 4 + ["slide"] * 4 + [UNSEEN[0]] * 4, [1] * 4 + [0] * 8, [3, 2, 3, 2, -3, -2, -3, 5, -2, -2, 4, -2]
+    plain = exam(kinds, truth, odds)
+    assert plain["kind_auc"]["slide"] == .75 and "dreams" not in plain
+    both = exam(kinds + ["dream"] * 4, truth + [1, 1, 0, 0], odds + [3, -3, 3, -3])
+    assert {k: v for k, v in both.items() if k != "dreams"} == plain
+    assert both["dreams"] == {"dreams": 4, "repeatable": .5, "kept": 2, "repeatable_of_those_kept": 1, "auc": .5}
+
+
+def test_marks_of_dreams_that_are_all_alike_are_json():
+    assert json.loads(json.dumps(exam(["true", "slide", UNSEEN[0], "dream"], [1, 0, 0, 0], [1, -1, -1, -1]), allow_nan=False))["dreams"]["auc"] is None
+
+
+def test_shelves_are_read_together(tmp_path):
+    clip = lambda kind: lambda seed: [dict(kind=kind, frames=np.zeros((2, 4, 4, 3), np.uint8), seed=seed)]
+    make_shards(tmp_path / "a", clip("true"), 0, 5, 2)
+    make_shards(tmp_path / "b", clip("dream"), 10, 3, 2)
+    table = read_shards(tmp_path / "a", tmp_path / "b")
+    assert table["kind"].tolist() == ["true"] * 5 + ["dream"] * 3 and table["files"] == 5 and len(set(table["seed"])) == 8
+    assert read_shards(tmp_path / "a", tmp_path / "b", known=table) is table
+    make_shards(tmp_path / "b", clip("dream"), 13, 1, 2)
+    assert len(read_shards(tmp_path / "a", tmp_path / "b", known=table)["kind"]) == 9
+    with pytest.raises(CookbookError, match="no clips"): read_shards(tmp_path / "c")
