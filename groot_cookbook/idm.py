@@ -311,7 +311,7 @@ def traces(labels: Labels, actions: np.ndarray, dimensions: list[int], names: li
     axes[-1, 0].set_xlabel("s")
     return fig
 
-# %% ../nbs/03_idm.ipynb #c054
+# %% ../nbs/03_idm.ipynb #c056
 def label_dream(
     idm: InverseDynamics,
     dream: Episode,     # a clip without state and actions
