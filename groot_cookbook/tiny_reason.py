@@ -179,10 +179,11 @@ class Training:
     warmup: int = 100
     auxiliary: float = 1.0
     seed: int = 0
+    share: float = 1.0         # of all peak rates, Muon's too; a fraction goes on gently from weights that know something already
 
     def rate_at(self, step: int) -> float:
         ramp, done = min(1., (step + 1) / self.warmup), step / self.steps
-        return ramp * (.02 + .98 * .5 * (1 + np.cos(np.pi * min(done, 1.))))
+        return self.share * ramp * (.02 + .98 * .5 * (1 + np.cos(np.pi * min(done, 1.))))
 
 # %% ../nbs/train/92_tiny_reason.ipynb #c022
 def auxiliary_loss(head, vision, notes):  # vision (B, pairs*16, D), notes (B, T, 19)
