@@ -101,6 +101,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                             'groot_cookbook.action_head.sinusoid': ( 'action_head.html#sinusoid',
                                                                                      'groot_cookbook/action_head.py'),
                                             'groot_cookbook.action_head.step_times': ( 'action_head.html#step_times',
+                                                                                       'groot_cookbook/action_head.py'),
+                                            'groot_cookbook.action_head.take_turns': ( 'action_head.html#take_turns',
                                                                                        'groot_cookbook/action_head.py')},
             'groot_cookbook.autoencoder': { 'groot_cookbook.autoencoder.Clips': ( 'train/tiny_vae.html#clips',
                                                                                   'groot_cookbook/autoencoder.py'),

@@ -17,7 +17,7 @@ from .core import CookbookError
 # %% auto #0
 __all__ = ['sinusoid', 'Attention', 'Widen', 'FeedForward', 'AdaNorm', 'modulate', 'Block', 'TimestepEncoder', 'DiT',
            'SelfAttentionTransformer', 'CategoryLinear', 'CategoryMLP', 'ActionEncoder', 'ActionHeadConfig',
-           'step_times', 'ActionHead', 'flow_time', 'flow_loss']
+           'step_times', 'take_turns', 'ActionHead', 'flow_time', 'flow_loss']
 
 # %% ../nbs/05b_action_head.ipynb #c011
 def sinusoid(t: Tensor, dim: int, shift: int = 0, cos_first: bool = False) -> Tensor: # (...,) time -> (..., dim)
@@ -238,6 +238,13 @@ def step_times(config: ActionHeadConfig, steps: int | None = None) -> list[int]:
     return [int(i / steps * config.num_timestep_buckets) for i in range(steps)]
 
 # %% ../nbs/05b_action_head.ipynb #c026
+def take_turns(config: ActionHeadConfig, mask: Tensor | None, images: Tensor | None) -> list[Tensor]: # (B, L) twice, true where seen, where a patch -> one (B, L) a block
+    "What each block may see of the scene: words, then pictures, and never padding."
+    if images is None: raise CookbookError("which tokens are patches of a picture?", "ActionHead", "This head looks at words and pictures in turn: give `images`")
+    seen = torch.ones_like(images, dtype=torch.bool) if mask is None else mask.bool()
+    return [seen & (images if i % (2 * config.attend_text_every_n_blocks) else ~images) for i in range(config.diffusion_model_cfg["num_layers"])]
+
+# %% ../nbs/05b_action_head.ipynb #c028
 class ActionHead(nn.Module):
     "Adapter, per-robot encoders and decoder, future tokens and DiT: from vision-language features and state to a chunk of actions."
     def __init__(self, config: ActionHeadConfig, upstream_compatible: bool = False):
@@ -256,12 +263,7 @@ class ActionHead(nn.Module):
     def mask(self, mask: Tensor | None) -> Tensor | None: return None if self.upstream_compatible or mask is None else mask.bool()
 
     def masks(self, mask: Tensor | None, images: Tensor | None = None) -> list[Tensor | None]: # (B, L) twice -> one (B, L) a block
-        "What each block may see of the scene: all but padding, or, with `use_alternate_vl_dit`, words and pictures in turn (`images` is true at patches)."
-        c, blocks = self.config, range(len(self.model.transformer_blocks))
-        if not c.use_alternate_vl_dit: return [self.mask(mask)] * len(blocks)
-        if images is None: raise CookbookError("which tokens are patches of a picture?", "ActionHead", "This head looks at words and pictures in turn: give `images`")
-        seen = images.bool() | True if mask is None else mask.bool()
-        return [seen & (images if i % (2 * c.attend_text_every_n_blocks) else ~images) for i in blocks]
+        return take_turns(self.config, mask, images) if self.config.use_alternate_vl_dit else [self.mask(mask)] * len(self.model.transformer_blocks)
 
     def look(self, features: Tensor, mask: Tensor | None = None) -> list: # (B, L, D) of the backbone, (B, L)
         "Adapter, then the cross-attention keys and values of every block: once per chunk."
@@ -281,8 +283,7 @@ class ActionHead(nn.Module):
         out, hidden = self.model(x, keys_values, self.model.modulations(t) if modulations is None else modulations, self.masks(mask, images), layer)
         return self.action_decoder(out[:, -actions.shape[1]:], robot), None if hidden is None else hidden[:, 1: -actions.shape[1]]
 
-    def forward(self, features: Tensor, mask: Tensor | None, state: Tensor, robot: Tensor, noise: Tensor, steps: int | None = None,
-                images: Tensor | None = None) -> Tensor:
+    def forward(self, features: Tensor, mask: Tensor | None, state: Tensor, robot: Tensor, noise: Tensor, steps: int | None = None, images: Tensor | None = None) -> Tensor:
         "Sample a chunk: Euler steps along the velocity, from `noise` (B, H, A)."
         keys_values, times, x = self.look(features, mask), step_times(self.config, steps), noise
         every = self.model.modulations(torch.tensor(times, device=noise.device))
@@ -291,7 +292,7 @@ class ActionHead(nn.Module):
             x = x + self.velocity(keys_values, mask, state, x, t, robot, [m[i: i + 1] for m in every], images=images)[0] / len(times)
         return x
 
-# %% ../nbs/05b_action_head.ipynb #c028
+# %% ../nbs/05b_action_head.ipynb #c030
 def flow_time(config: ActionHeadConfig, n: int, generator: torch.Generator | None = None) -> Tensor: # (n,)
     "Training times: t = (s - u) / s with u ~ Beta(a, b), which favours the noisy end (mean about 0.4)."
     a, b = config.noise_beta_alpha, config.noise_beta_beta
