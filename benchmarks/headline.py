@@ -121,6 +121,7 @@ CONDITIONS = {"teleop only": Condition(no_more), "teleop, augmented": Condition(
 SWEEP = {"half the dreams": Condition(half), **{f"blend {b:.0%}": Condition(filtered, {"dream_ratio": b}) for b in (.15, .5)},
          **{f"lambda {f}": Condition(filtered, {"flare": f}) for f in (0., .1)}, **{f"FLARE after block {n}": Condition(filtered, {"flare_layer": n}) for n in (2, 4)},
          **{f"FLARE target {t}": Condition(filtered, {"target": t}) for t in ("patches", "action_aware")}}
+EVERY = CONDITIONS | SWEEP
 
 
 @lru_cache(maxsize=1)
@@ -128,7 +129,7 @@ def material(run: str) -> Material: return Material(core.run_folder(run))
 
 
 @lru_cache(maxsize=1)
-def added(run: str, name: str) -> Cache | None: return (CONDITIONS | SWEEP)[name].rows(material(run))
+def added(run: str, name: str) -> Cache | None: return EVERY[name].rows(material(run))
 
 
 def places(episodes: int) -> dict: # kind of workspace -> scenes
@@ -139,7 +140,7 @@ def attempt(run: str, name: str, recipe: Recipe, episodes: int) -> dict | None:
     "In a process of its own, on one core: fine-tune once and meet every workspace. None where the condition has nothing to add."
     torch.set_num_threads(1)
     core.no_bars()
-    m, more, condition = material(run), added(run, name), (CONDITIONS | SWEEP)[name]
+    m, more, condition = material(run), added(run, name), EVERY[name]
     if more is None and condition.rows is not no_more: return None
     began = time.perf_counter()
     trained = finetune(m.policy, m.teleop, more, replace(recipe, **condition.changes))
@@ -181,7 +182,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=900)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--processes", type=int, default=core.cores())
-    parser.add_argument("--only", nargs="+", choices=list(CONDITIONS | SWEEP), default=list(CONDITIONS), metavar="CONDITION", help=f"any of: {', '.join(CONDITIONS | SWEEP)}".replace('%', '%%'))
+    parser.add_argument("--only", nargs="+", choices=list(EVERY), default=list(CONDITIONS), metavar="CONDITION", help=f"any of: {', '.join(EVERY)}".replace('%', '%%'))
     parser.add_argument("--sweep", action="store_true", help="dose, blend, and FLARE's weight, layer and target as well")
     parser.add_argument("--out", type=Path, default=OUT)
     args = parser.parse_args()
@@ -205,7 +206,7 @@ def main() -> None:
             if made is None: print(f"{name}: nothing to add, left out"); continue
             about = {"condition": name, "seed": seed, "rows": made["rows"], "minutes": made["minutes"], "commit": commit(), "hardware": hardware(1), "date": time.strftime("%Y-%m-%d")}
             rows += [{**about, "workspaces": place, "trials": [(t.seed, t.shift, t.instruction, t.outcome) for t in trials]} for place, trials in made["trials"].items()]
-            core.write_json(args.out, {**setting, "command": command, "conditions": {n: (CONDITIONS | SWEEP)[n].words for n in dict.fromkeys(r["condition"] for r in rows)},
+            core.write_json(args.out, {**setting, "command": command, "conditions": {n: EVERY[n].words for n in dict.fromkeys(r["condition"] for r in rows)},
                                        "summary": summary(rows), "rows": rows})
             print(f"{name}, seed {seed}: " + ", ".join(f"{place} {sum(t.success for t in x)} of {len(x)}" for place, x in made["trials"].items()) + f" ({made['minutes']} min)", flush=True)
 

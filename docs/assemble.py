@@ -5,6 +5,7 @@ comments beside its parameters and its docstrings; the gallery is every figure o
 from __future__ import annotations
 
 import base64, dataclasses, html, importlib, inspect, re, shutil, sys
+from functools import cache
 from pathlib import Path
 
 import nbformat
@@ -66,6 +67,7 @@ def gallery(figures: dict[str, list[tuple[Path, str]]]) -> str:
     return "\n".join(lines)
 
 
+@cache
 def title(page: Path) -> str:
     first = next(c.source for c in nbformat.read(ROOT / "nbs" / page, 4).cells if c.cell_type == "markdown")
     return first.splitlines()[0].lstrip("# ").replace("`", "")
@@ -113,14 +115,14 @@ def shapes(thing) -> list[str]:
     return ["", f"Shapes and units: {said.replace('|', ' or ')}", ""] if said else []
 
 
-def entry(name: str, thing, module, level: int = 2) -> list[str]:
+def entry(name: str, thing, module) -> list[str]:
     "One class or function: signature, docstring, parameters, and the methods of a class."
     if not (inspect.isclass(thing) or inspect.isfunction(thing)):
         said = re.search(rf"^{name}\b.*?# (.*)$", inspect.getsource(module), re.M)
-        return [f"{'#' * level} `{name}`", "", f"```text\n{name} = {shorter(thing)}\n```", "", said[1] if said else "", ""]
+        return [f"## `{name}`", "", f"```text\n{name} = {shorter(thing)}\n```", "", said[1] if said else "", ""]
     doc = inspect.getdoc(thing) or ""
     if inspect.isclass(thing) and doc.startswith(f"{name}("): doc = ""            # what a dataclass writes by itself
-    lines = [f"{'#' * level} `{name}`", "", f"```python\n{'class ' if inspect.isclass(thing) else ''}{signature(name, thing)}\n```", "", html.escape(doc, quote=False), "", *shapes(thing), *parameters(thing), ""]
+    lines = [f"## `{name}`", "", f"```python\n{'class ' if inspect.isclass(thing) else ''}{signature(name, thing)}\n```", "", html.escape(doc, quote=False), "", *shapes(thing), *parameters(thing), ""]
     if inspect.isclass(thing):
         own = [(k, getattr(thing, k)) for k, v in vars(thing).items() if not k.startswith("_") and callable(getattr(thing, k)) and inspect.getdoc(getattr(thing, k))]
         for k, method in own:
@@ -148,7 +150,7 @@ def module_page(path: Path) -> str:
 
 
 def tree(caption: str, pages: list[str], depth: int = 1) -> str:
-    return "\n".join(["```{toctree}", f":caption: {caption}", f":maxdepth: {depth}", ":hidden:", "", *pages, "```", ""])
+    return "\n".join(["```{toctree}", *([f":caption: {caption}"] if caption else []), f":maxdepth: {depth}", ":hidden:", "", *pages, "```", ""])
 
 
 def main(out: Path) -> None:
@@ -161,7 +163,7 @@ def main(out: Path) -> None:
     (out / "api").mkdir()
     for path in modules: (out / "api" / f"{path.stem}.md").write_text(module_page(path), encoding="utf-8")
     (out / "api" / "index.md").write_text("# The library\n\nEvery module is made by a notebook; comments beside parameters give shapes and units.\n\n" + "\n".join(
-        f"- [`{p.stem}`]({p.stem}.md)" for p in modules) + "\n\n" + tree("", [p.stem for p in modules]).replace(":caption: \n", ""), encoding="utf-8")
+        f"- [`{p.stem}`]({p.stem}.md)" for p in modules) + "\n\n" + tree("", [p.stem for p in modules]), encoding="utf-8")
     inside = lambda text: linked(re.sub(r"\]\(nbs/((?!images)[\w/]+)\.ipynb\)", r"](\1.ipynb)", text).replace("](nbs/train)", "](train/90_tiny_vae.ipynb)"), Path("index.md"))
     spine, letters, trained = ([f"{s.split('_')[0]} {title(p)} <{p.with_suffix('')}>" for s, p in NOTEBOOKS.items() if kind(s, p)] for kind in (
         lambda s, p: len(p.parts) == 1 and s[2] == "_", lambda s, p: len(p.parts) == 1 and s[2] != "_", lambda s, p: len(p.parts) > 1))

@@ -2,6 +2,7 @@
 from configparser import ConfigParser
 from pathlib import Path
 
+from docutils.nodes import SkipNode
 from latex2mathml.converter import convert
 
 settings = ConfigParser(interpolation=None)
@@ -29,6 +30,5 @@ def setup(app):
 
     def visit(self, node, display: str):
         self.body.append(convert(node.astext(), display=display))
-        from docutils.nodes import SkipNode
         raise SkipNode
     app.add_html_math_renderer("mathml", (lambda self, n: visit(self, n, "inline"), None), (lambda self, n: visit(self, n, "block"), None))
