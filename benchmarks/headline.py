@@ -80,7 +80,7 @@ def filtered(m: Material) -> Cache | None:
 
 
 def with_video(m: Material) -> Cache | None:
-    "The dreams that were kept, and the others as video without actions, which only teach what will be seen (FLARE). Both share the 30 % of dream rows."
+    "The dreams that were kept, and the others as video without actions, which only teach what will be seen (FLARE).."
     silent = [replace(e, actions=e.actions[:, :0]) for e in m.dreams(lambda i: not m.kept(i))]
     return joined([c for c in (filtered(m), m.rows(silent, "dreams")) if c])
 
@@ -118,7 +118,7 @@ class Condition:
 CONDITIONS = {"teleop only": Condition(no_more), "teleop, augmented": Condition(augmented), "unfiltered dreams": Condition(unfiltered), "filtered dreams": Condition(filtered),
               "filtered dreams and video": Condition(with_video), "dreams that replay": Condition(replayed), "real, as dreams": Condition(real_as_dreams),
               "real demonstrations": Condition(real)}
-SWEEP = {"half the dreams": Condition(half), **{f"blend {b:.0%}": Condition(filtered, {"dream_ratio": b}) for b in (.15, .5)},
+SWEEP = {"half the dreams": Condition(half), **{f"blend {b:.0%}": Condition(filtered, {"dream_ratio": b}) for b in (.15, .3)},
          **{f"lambda {f}": Condition(filtered, {"flare": f}) for f in (0., .1)}, **{f"FLARE after block {n}": Condition(filtered, {"flare_layer": n}) for n in (2, 4)},
          **{f"FLARE target {t}": Condition(filtered, {"target": t}) for t in ("patches", "action_aware")}}
 EVERY = CONDITIONS | SWEEP
@@ -181,20 +181,23 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=100, help="workspaces of each kind to meet")
     parser.add_argument("--steps", type=int, default=900)
     parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--blend", type=float, default=.5, help="share of the added rows in a batch; half and half, as DreamGen mixes")
+    parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16", help="arithmetic of the training; some CPUs are faster in fp32")
     parser.add_argument("--processes", type=int, default=core.cores())
     parser.add_argument("--only", nargs="+", choices=list(EVERY), default=list(CONDITIONS), metavar="CONDITION", help=f"any of: {', '.join(EVERY)}".replace('%', '%%'))
     parser.add_argument("--sweep", action="store_true", help="dose, blend, and FLARE's weight, layer and target as well")
     parser.add_argument("--out", type=Path, default=OUT)
     args = parser.parse_args()
-    m, recipe = material(args.run), Recipe(steps=args.steps, batch=args.batch, precision="bf16")
+    m, recipe = material(args.run), Recipe(steps=args.steps, batch=args.batch, dream_ratio=args.blend, precision=args.precision)
     setting = {"material": m.digests, "code": core.code_digest("06_flare_finetune"), "recipe": {k: v for k, v in asdict(recipe).items() if k != "seed"},
                "episodes": args.episodes, "dreams": len(m.labelled), "kept": sum(v.kept for v in m.verdicts)}
     known = json.loads(args.out.read_text()) if args.out.is_file() else {**setting, "rows": []}
     if wrong := [k for k, v in setting.items() if known.get(k) != v]:
         raise core.CookbookError(f"another experiment's results stand here (they differ in {', '.join(wrong)})", args.out, "Move the file away, or name another with --out")
     rows, names = known["rows"], list(dict.fromkeys([*args.only, *(SWEEP if args.sweep else ())]))
-    todo = [(n, s) for n in names for s in range(args.seeds) if not any((r["condition"], r["seed"]) == (n, s) for r in rows)]
-    command = f"python benchmarks/headline.py --run {args.run} --seeds {args.seeds} --episodes {args.episodes} --steps {args.steps} --batch {args.batch}{' --sweep' * args.sweep}"
+    todo = [(n, s) for s in range(args.seeds) for n in names if not any((r["condition"], r["seed"]) == (n, s) for r in rows)]       # an experiment cut short has its conditions side by side
+    command = (f"python benchmarks/headline.py --run {args.run} --seeds {args.seeds} --episodes {args.episodes} --steps {args.steps} --batch {args.batch} "
+               f"--blend {args.blend} --precision {args.precision}{' --sweep' * args.sweep}")
     with core.pool(args.processes) as pool:
         waiting = {pool.submit(attempt, args.run, n, replace(recipe, seed=s), args.episodes): (n, s) for n, s in todo}
         for done in as_completed(waiting):
