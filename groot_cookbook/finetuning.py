@@ -147,7 +147,7 @@ class Recipe:
     muon_lr: float = 0.02                 # peak, of Muon on the matrices inside
     warmup: float = 0.05                  # share of the steps
     weight_decay: float = 0.01            # of the matrices inside
-    dream_ratio: float = 0.3              # share of dream rows, where there are dreams
+    dream_ratio: float = 0.5              # share of dream rows, where there are dreams
     flare: float = 0.2                    # weight of the alignment loss
     flare_layer: int = 3                  # after which block of the DiT the future is read
     target: str = "pooled"                # what is foretold: pooled, patches or action_aware
