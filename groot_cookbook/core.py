@@ -15,11 +15,17 @@ STAGES = ("00_workspace", "01_episodes", "02_dreaming", "03_idm", "04_filtering"
 VERSIONED = ("groot_cookbook", "torch", "diffusers", "transformers", "accelerate", "mujoco", "numpy", "av", "pyarrow", "onnxruntime")
 
 
+def printable(text: str) -> str:
+    "Text that a terminal only shows: what it would obey, or could not encode, is spelled out, and the middle of what goes on and on left out."
+    if len(text) > 1200: text = f"{text[:800]} … {text[-300:]}"
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+
+
 class CookbookError(Exception):
     "Something the user can mend: `what` was found, `where`, and what to `do` next."
     def __init__(self, what: str, where: str | Path = "", do: str = ""):
         self.what, self.where, self.do = what, str(where), do
-        super().__init__(": ".join(filter(None, [self.where, what])) + (f". {do}" if do else ""))
+        super().__init__(printable(": ".join(filter(None, [self.where, what])) + (f". {do}" if do else "")))
 
 
 # --- hashes and manifests ---------------------------------------------------------------------------------------
