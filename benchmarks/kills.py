@@ -58,6 +58,8 @@ class Run:
 
     def stages(self) -> list[str]: return sorted(p.name for p in self.folder.glob("[0-9][0-9]_*"))
 
+    def code(self) -> list[str]: return [core.Manifest.read(self.folder, s).code for s in self.stages()]
+
     def digests(self) -> dict[str, str]: return {s: core.Manifest.read(self.folder, s).digest for s in self.stages()}
 
     def torn(self) -> list[str]:
@@ -114,6 +116,7 @@ def experiment(kills: int, seed: int, profile: str, only: list[str]) -> dict:
                 print(f"{len(rows):3d} of {kills}  run {len(runs):2d}  {hit[0].stage:<18}{hit[0].seconds:7.1f} s in  {rows[-1]['killed']:<10}  {found['processes']} processes gone after {found['gone_after_s']:.1f} s"
                       + "".join(f"  TORN: {t}" for t in rows[-1]["torn"]), flush=True)
             run.go(lambda now: False, killer(True, {}))
+            if run.code() != first.code(): raise core.CookbookError("the library or a chapter was edited meanwhile", ROOT, "Begin anew, and leave it alone until the end")
             have = run.digests()
             runs.append({"kills": len(rows) - before, "same": have == wanted, "differ": [s for s in wanted if have.get(s) != wanted[s]], "left": run.leftovers()})
             print(f"            run {len(runs) - 1:2d}  ended after {runs[-1]['kills']} kills, {'the same' if runs[-1]['same'] else 'DIFFERENT: ' + ', '.join(runs[-1]['differ'])}", flush=True)
