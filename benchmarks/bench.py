@@ -278,20 +278,23 @@ def commit() -> str:
     return head.stdout.strip() + ("-dirty" if git("status", "--porcelain").stdout.strip() else "")
 
 
+def provenance(name: str, what: str, command: str, threads: int) -> dict:
+    "What every file of results says about itself; asked for before the work, for the load that it met."
+    return {"name": name, "what": what, "command": command, "commit": commit(), "hardware": hardware(threads), "date": datetime.date.today().isoformat(),
+            "load_average_before": round(os.getloadavg()[0], 1), "versions": {p: core._version(p) for p in core.VERSIONED if core._version(p)}}
+
+
 def run(name: str, out: Path, threads: int) -> bool:
     "One benchmark, written to its file; whether it could run."
-    load, started = os.getloadavg()[0], time.perf_counter()
+    about, started = provenance(name, BENCHMARKS[name].__doc__, f"python benchmarks/bench.py --only {name} --threads {threads}", threads), time.perf_counter()
     try: found = BENCHMARKS[name]()
     except (core.CookbookError, ImportError) as e:
         print(f"{name:16} left out: {e}")
         return False
-    about = {"name": name, "what": BENCHMARKS[name].__doc__, "command": f"python benchmarks/bench.py --only {name} --threads {threads}",
-             "commit": commit(), "hardware": hardware(threads), "date": datetime.date.today().isoformat(), "load_average_before": round(load, 1),
-             "versions": {p: core._version(p) for p in core.VERSIONED if core._version(p)},
-             "seconds": round(time.perf_counter() - started, 1), "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024}
+    about |= {"seconds": round(time.perf_counter() - started, 1), "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024}
     core.write_json(out / f"{name}.json", about | found)
     for row in found["rows"]: print(f"{name:16} {row['backend']:13} {row['scope']:11} p50 {row['p50']:9.2f} ms   p99 {row['p99']:9.2f} ms")
-    print(f"{name:16} {'met' if found['met'] else 'MISSED'}: {found['target']}" + (f"   (load before it began: {load:.1f})" if load > .5 else ""))
+    print(f"{name:16} {'met' if found['met'] else 'MISSED'}: {found['target']}" + (f"   (load before it began: {about['load_average_before']})" if about["load_average_before"] > .5 else ""))
     return True
 
 

@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)     # `| head` has seen enough
         return 1
     except OSError as e:
-        if e.errno not in (13, 17, 20, 28, 30): raise
+        if e.errno not in (13, 17, 20, 30, *core.FULL_DISK): raise
         print(f"{e.filename or 'writing'}: {e.strerror}. Free some space, or choose a folder that can be written with --out; finished stages are untouched", file=sys.stderr)
     return 1
 

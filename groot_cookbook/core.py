@@ -15,11 +15,17 @@ STAGES = ("00_workspace", "01_episodes", "02_dreaming", "03_idm", "04_filtering"
 VERSIONED = ("groot_cookbook", "torch", "diffusers", "transformers", "accelerate", "mujoco", "numpy", "av", "pyarrow", "onnxruntime")
 
 
+def printable(text: str) -> str:
+    "Text that a terminal only shows: what it would obey, or could not encode, is spelled out, and the middle of what goes on and on left out."
+    if len(text) > 1200: text = f"{text[:800]} … {text[-300:]}"
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+
+
 class CookbookError(Exception):
     "Something the user can mend: `what` was found, `where`, and what to `do` next."
     def __init__(self, what: str, where: str | Path = "", do: str = ""):
         self.what, self.where, self.do = what, str(where), do
-        super().__init__(": ".join(filter(None, [self.where, what])) + (f". {do}" if do else ""))
+        super().__init__(printable(": ".join(filter(None, [self.where, what])) + (f". {do}" if do else "")))
 
 
 # --- hashes and manifests ---------------------------------------------------------------------------------------
@@ -68,8 +74,12 @@ class Manifest:
         path = Path(run) / stage / "manifest.json"
         if not path.exists():
             raise CookbookError(f"stage {stage} has not been run", path, f"Run it first: groot-cookbook run --only {stage[:2]} --out {run}")
-        try: return cls(**json.loads(path.read_text()))
-        except (ValueError, TypeError) as e: raise CookbookError(f"not a manifest ({e})", path, f"Delete {path.parent} and run the stage again") from e
+        try: made = cls(**json.loads(path.read_text()))
+        except (OSError, ValueError, TypeError, RecursionError) as e: raise CookbookError(f"not a manifest of this version ({e})", path, f"Delete {path.parent} and run the stage again") from e
+        sound = made.stage == stage and isinstance(made.code, str) and isinstance(made.peak_mb, int) and isinstance(made.volatile, list) and all(isinstance(v, dict) for v in (made.params, made.inputs, made.outputs))
+        if not sound or not all(isinstance(v, str) for v in [*made.volatile, *made.inputs.values(), *made.outputs.values()]):
+            raise CookbookError(f"not a manifest of {stage}", path, f"Delete {path.parent} and run the stage again")
+        return made
 
 
 CARRIED = {"08_thor_export": "thor/*.*", "09_benchmark": "published_latency.json"}     # files of data/ that a chapter copies or reads as they are
@@ -116,9 +126,12 @@ def require(run: str | Path, *stages: str) -> list[Path]:
 _started = time.monotonic()
 
 
+FULL_DISK = (28, 122, 27)                         # no space left, a quota exceeded, a file larger than a limit allows
+
+
 def disk_full(words: str) -> bool:
     "Whether an error speaks of a full disk; safetensors has its own words for it."
-    return "[Errno 28]" in words or "os error 28" in words
+    return any(f"[Errno {n}]" in words or f"os error {n})" in words for n in FULL_DISK)
 
 
 FULL = "Free some space or choose another folder with --out; earlier stages are untouched"
@@ -129,9 +142,9 @@ def hand_over(run: str | Path, stage: str, params: dict, inputs=(), volatile=())
     "Build a stage's folder out of sight, write its manifest, and rename: half a stage is never seen."
     final, manifest = Path(run) / stage, expected(run, stage, params, inputs)
     part, old = final.with_name(f".{stage}.part"), final.with_name(f".{stage}.old")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
     try:
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
         yield part
         manifest.volatile = sorted(volatile)
         manifest.outputs = {f.relative_to(part).as_posix(): sha256(f) for f in sorted(part.rglob("*"))
@@ -146,7 +159,7 @@ def hand_over(run: str | Path, stage: str, params: dict, inputs=(), volatile=())
         shutil.rmtree(old, ignore_errors=True)
     except (OSError, SafetensorError) as e:
         shutil.rmtree(part, ignore_errors=True)
-        if disk_full(str(e)) or getattr(e, "errno", 0) in (28, 30, 13):
+        if disk_full(str(e)) or getattr(e, "errno", 0) in (*FULL_DISK, 13, 20, 30):
             raise CookbookError(getattr(e, "strerror", None) or "No space left on device", getattr(e, "filename", None) or final, FULL) from e
         raise
     except BaseException:

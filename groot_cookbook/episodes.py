@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from .core import CookbookError, INK, write_json
-from .layout import OWN_COLUMN, Layout, Modality, inside, matrix, parse_modality, read_json, read_layout, read_rows, vector
+from .layout import OWN_COLUMN, Layout, Modality, inside, matrix, optional, parse_modality, read_json, read_layout, read_rows, spoken, vector
 from .validation import Finding, validate
 from .video import read_frames
 from .writing import MEASURES, TABLETOP, WRITERS, summarise
@@ -159,6 +159,7 @@ def write_dataset(
     part, old = path.with_name(f".{path.name}.part"), path.with_name(f".{path.name}.old")
     if old.exists() and not path.exists(): old.rename(path)       # killed between the two renames below
     for leftover in (part, old): shutil.rmtree(leftover, ignore_errors=True)
+    writer = None
     try:
         writer = WRITERS[version](part, robot_type, camera or (modality.video if modality else "front"), modality)
         for e in episodes: writer.add(e)
@@ -167,6 +168,7 @@ def write_dataset(
         if path.exists(): path.rename(old)
         part.rename(path)
     except BaseException as e:
+        if writer: writer.give_up()
         shutil.rmtree(part, ignore_errors=True)
         if isinstance(e, OSError): raise CookbookError(f"cannot be written ({e.strerror or e})", e.filename or path, "Free some space or choose another folder") from e
         raise
@@ -177,11 +179,11 @@ def write_dataset(
 def choose(layout: Layout, camera: str | None = None) -> Modality:
     "The modality with the camera that was asked for, else with the first that has films; whole vectors where no table says more."
     def filmed(key: str) -> bool: return bool(layout.entries) and key in (v := layout.entries[0].videos) and inside(layout.root, v[key][0]).is_file()
-    file, info = layout.root / "meta" / "modality.json", layout.root / "meta" / "info.json"
+    file, info = optional(layout.root, "modality.json"), layout.root / "meta" / "info.json"
     states, actions = layout.width("observation.state"), layout.width("action")
     usable = [key for key in layout.cameras if filmed(key)] or layout.cameras
     if not usable: raise CookbookError("declares no camera", info, "Episodes need a film: add a feature of dtype video")
-    if file.is_file():
+    if file:
         table = read_json(file)
         found = parse_modality(table, file, camera)
         if camera is None and found.video_key not in usable: found = parse_modality(table, file, usable[0])
@@ -190,7 +192,7 @@ def choose(layout: Layout, camera: str | None = None) -> Modality:
         found = Modality.whole(states, actions, key.split(".")[-1], key)
     if found.video_key not in layout.cameras:
         raise CookbookError(f"no camera called {camera or found.video_key!r}", info, f"Choose one of {', '.join(layout.cameras)}")
-    return found.check(states, actions, file)
+    return found.check(states, actions, file or info)
 
 # %% ../nbs/01_episodes.ipynb #c032
 class Dataset(Sequence):
@@ -211,12 +213,13 @@ class Dataset(Sequence):
 
     def rows(self, i: int) -> tuple[np.ndarray, np.ndarray, str]:        # (T, S), (T, A), instruction
         "The numbers and the sentence of an episode, its film untouched."
-        entry, note = self.layout.entries[i], f"annotation.{self.modality.annotation}"
-        table, where = read_rows(self.layout, entry, ["observation.state", "action", "frame_index", "episode_index", "task_index", note]), self.path / entry.data
+        entry, note = self.layout.entries[i], self.modality.annotation
+        table, where = read_rows(self.layout, entry, [*OWN_COLUMN.values(), "task_index", f"annotation.{note}"]), self.path / entry.data
         if not table.num_rows: raise CookbookError(f"has no rows of episode {entry.index}", where, "Restore the file, or remove the episode from meta/")
-        number = next((table[c][0].as_py() for c in (note, "task_index") if c in table.column_names), None)
-        instruction = self.layout.tasks.get(number) or (entry.tasks[0] if entry.tasks else "")
-        return matrix(table, "observation.state", where), matrix(table, "action", where), instruction
+        vectors = [matrix(table, column, where) for column in OWN_COLUMN.values()]
+        for column, v in zip(OWN_COLUMN.values(), vectors):
+            if v.shape[1] != (width := self.layout.width(column)): raise CookbookError(f"{column} is {v.shape[1]} wide, meta/info.json says {width}", where, "Restore the file, or correct the shape in info.json")
+        return *vectors, spoken(self.layout, entry, table, note)
 
     def frames(self, i: int, indices: Iterable[int]) -> np.ndarray:      # (len(indices), H, W, 3) uint8
         "Frames of an episode by their number in it."
@@ -236,8 +239,8 @@ def recompute(dataset: Dataset) -> dict[str, dict[str, np.ndarray]]:
 
 def statistics(dataset: Dataset) -> dict[str, dict[str, np.ndarray]]:
     "Those of `stats.json`; computed where it is absent or lacks any."
-    file = dataset.path / "meta" / "stats.json"
-    stored = read_json(file) if file.is_file() else {}
+    file = optional(dataset.path, "stats.json")
+    stored = read_json(file) if file else {}
     found = {}
     for part, column in OWN_COLUMN.items():
         s = stored.get(column) if isinstance(stored, dict) else None
@@ -255,7 +258,7 @@ def convert(path: str | Path, to: str | Path, version: str, camera: str | None =
 def at_rate(e: Episode, fps: float) -> Episode:
     "The same episode on another clock; nothing is drawn that the camera did not see."
     if e.fps == fps: return e
-    if not fps > 0: raise CookbookError(f"{fps} frames a second", "at_rate", "Give a positive rate")
+    if not e.fps / 100 <= fps <= e.fps * 100: raise CookbookError(f"{fps} frames a second of {e.fps}", "at_rate", "Give a rate within a hundred times the episode's own")
     ratio, length = e.fps / fps, int((e.length - 1) * fps / e.fps + 1e-6) + 1
     ticks = np.arange(length) * ratio
     nearest, before = np.floor(ticks + .5).astype(int).clip(max=e.length - 1), np.floor(ticks + 1e-6).astype(int)

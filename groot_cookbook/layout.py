@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import json, re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +19,10 @@ import pyarrow.parquet as pq
 from .core import CookbookError
 
 # %% auto #0
-__all__ = ['OWN_COLUMN', 'V2_DATA', 'V2_VIDEO', 'V3_DATA', 'V3_VIDEO', 'FIELD', 'Modality', 'parse_modality', 'Entry', 'Layout',
-           'fill', 'inside', 'read_json', 'read_parquet', 'read_info', 'read_layout', 'read_rows', 'matrix', 'vector']
+__all__ = ['OWN_COLUMN', 'V2_DATA', 'V2_VIDEO', 'V3_DATA', 'V3_VIDEO', 'FIELD', 'MOST_BYTES', 'MOST_DEPTH', 'MOST_NUMBERS',
+           'MOST_CELLS', 'ROWS', 'Modality', 'whole', 'parse_modality', 'Entry', 'Layout', 'fill', 'inside', 'meta',
+           'optional', 'parse_json', 'read_json', 'numeric', 'read_parquet', 'read_records', 'read_info', 'read_layout',
+           'read_rows', 'matrix', 'spoken', 'vector']
 
 # %% ../nbs/01b_layout.ipynb #c008
 @dataclass(frozen=True)
@@ -56,14 +60,21 @@ class Modality:
 OWN_COLUMN = {"state": "observation.state", "action": "action"}
 
 
+def whole(value) -> int:
+    "A number of JSON as a whole one: 7.0 is, 7.5, true and \"7\" are not."
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value != int(value): raise ValueError(f"{value!r} is not a whole number")
+    return int(value)
+
+
 def parse_modality(value, where: str | Path, camera: str | None = None) -> Modality:  # content of meta/modality.json -> Modality
     "Modality from its JSON; `camera` picks a video by short name or column, else the first is taken."
     do = "Write it as {\"state\": {NAME: {\"start\": 0, \"end\": 6}}, \"action\": {…}, \"video\": {NAME: {\"original_key\": COLUMN}}}"
     try:
-        parts = {part: {name: slice(int(s["start"]), int(s["end"])) for name, s in (value.get(part) or {}).items()
+        parts = {part: {name: slice(whole(s["start"]), whole(s["end"])) for name, s in (value.get(part) or {}).items()
                         if s.get("original_key", OWN_COLUMN[part]) == OWN_COLUMN[part]} for part in ("state", "action")}
         videos = {name: (v or {}).get("original_key") or f"observation.images.{name}" for name, v in (value.get("video") or {}).items()}
-        notes = {name: (v or {}).get("original_key") for name, v in (value.get("annotation") or {}).items()}
+        notes = {name: (v or {}).get("original_key") or f"annotation.{name}" for name, v in (value.get("annotation") or {}).items()}
+        if odd := [key for key in [*videos.values(), *notes.values()] if not isinstance(key, str)]: raise ValueError(f"{odd[0]!r} is not the name of a column")
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as e:
         raise CookbookError(f"not a modality table ({type(e).__name__}: {e})", where, do) from e
     chosen = [n for n, key in videos.items() if camera in (None, n, key)]
@@ -106,6 +117,12 @@ class Layout:
         shape = self.features.get(column, {}).get("shape") or [0]
         return int(shape[0])
 
+    @property
+    def episode_table(self) -> str: return "meta/episodes/chunk-000/file-000.parquet" if self.version == "v3.0" else "meta/episodes.jsonl"
+
+    @property
+    def task_table(self) -> str: return "meta/tasks.parquet" if self.version == "v3.0" else "meta/tasks.jsonl"
+
 # %% ../nbs/01b_layout.ipynb #c015
 V2_DATA = "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet"
 V2_VIDEO = "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4"
@@ -134,41 +151,100 @@ def inside(root: Path, relative: str, where: str | Path = "meta/info.json") -> P
     except (OSError, RuntimeError, ValueError) as e: raise CookbookError(f"path {relative!r} cannot be followed ({e})", where, "Correct the path template") from e
     if not any(target.is_relative_to(h) for h in homes):
         raise CookbookError(f"{relative!r} leads out of the dataset's folder", where, "Keep every file inside the folder: correct the path or replace the link by a copy")
-    return base / relative
+    return root / relative
+
+
+def meta(root: Path, name: str) -> Path:
+    "A file of `meta/`, which has to lie within the folder like any other."
+    return inside(root, f"meta/{name}", root / "meta" / name)
+
+
+def optional(root: Path, name: str) -> Path | None:
+    "A file of `meta/` that may be left out; what is there in its place and is no file is for the reader to name."
+    path = meta(root, name)
+    return path if path.exists() or path.is_symlink() else None
 
 # %% ../nbs/01b_layout.ipynb #c018
+MOST_BYTES = 1 << 28           # of a JSON file: the metadata of a million episodes
+MOST_DEPTH = 32                # of lists within lists
+
+
+def parse_json(text: str):
+    "JSON of a modest depth, whose text can be written again: half of a surrogate pair cannot."
+    value = json.loads(text)
+    level = [value]
+    for _ in range(MOST_DEPTH): level = [v for c in level if isinstance(c, (list, dict)) for v in (c.values() if isinstance(c, dict) else c)]
+    if level: raise ValueError(f"nested deeper than {MOST_DEPTH}")
+    if "\\ud" in text.lower(): json.dumps(value, ensure_ascii=False).encode()
+    return value
+
+
 def read_json(path: Path, lines: bool = False):
     "A JSON file, or a list of (line number, value) of a JSON-lines file; says which file and line is wrong."
-    if not path.is_file(): raise CookbookError("file is missing", path, "Restore it from where the dataset came, or write the dataset again")
     try:
+        if not path.is_file(): raise CookbookError("file is missing", path, "Restore it from where the dataset came, or write the dataset again")
+        if (size := path.stat().st_size) > MOST_BYTES: raise ValueError(f"it has {size} bytes")
         text = path.read_text(encoding="utf-8")
-        if not lines: return json.loads(text)
+        if not lines: return parse_json(text)
     except (OSError, ValueError, RecursionError) as e: raise CookbookError(f"not JSON ({e})", path, "Mend the file or restore it from its source") from e
     values = []
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):       # not splitlines: an instruction may hold what that also takes for the end of a line
         if not line.strip(): continue
-        try: values.append((number, json.loads(line)))
+        try: values.append((number, parse_json(line)))
         except (ValueError, RecursionError) as e: raise CookbookError(f"line {number} is not JSON ({e})", path, "Mend the line or restore the file") from e
     return values
 
+# %% ../nbs/01b_layout.ipynb #c035
+MOST_NUMBERS = 200_000_000     # that are read of one parquet file
+MOST_CELLS = 10_000_000        # of a table of metadata, each of which becomes an object
 
-def read_parquet(path: Path, columns: list[str] | None = None, episode: int | None = None, skip: str = "\0") -> pa.Table:
-    "A parquet file, or the rows of one episode of it; without the columns that begin with `skip`."
-    if not path.is_file(): raise CookbookError("file is missing", path, "Restore it, or remove its episode from meta/")
+
+@lru_cache(maxsize=64)
+def _columns(path: str, stamp: tuple) -> dict[str, tuple[pa.DataType, int]]:
+    "Columns of a parquet file: the type, and how many values it claims to hold. Only the file's last bytes are read."
+    with pq.ParquetFile(path) as f: schema, about = f.schema_arrow, f.metadata
+    if len(set(schema.names)) < len(schema.names): raise ValueError("a column is there twice")
+    leaves = [next((n for n in schema.names if f"{leaf.path}.".startswith(f"{n}.")), "") for leaf in map(about.schema.column, range(about.num_columns))]
+    claimed = dict.fromkeys(["", *schema.names], 0)
+    for group in map(about.row_group, range(about.num_row_groups)):
+        for i, name in enumerate(leaves): claimed[name] += group.column(i).num_values
+    return {n: (schema.field(n).type, claimed[n]) for n in schema.names}
+
+
+def numeric(kind: pa.DataType) -> bool:
+    "Whether a column of this type holds numbers, or lists of them."
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind): kind = kind.value_type
+    return pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
+
+
+def read_parquet(path: Path, wanted: Callable[[str], bool], episode: int | None = None, numbers: bool = True) -> pa.Table:
+    "The wanted columns of a parquet file, or of one episode of it."
+    do = "Restore the file from its source"
     try:
-        with pq.ParquetFile(path) as f: have = f.schema_arrow.names
-        wanted = [c for c in have if columns is None or c in columns if not c.startswith(skip)]
+        if not path.is_file(): raise CookbookError("file is missing", path, do)
+        have = _columns(str(path), (path.stat().st_mtime_ns, path.stat().st_size))
+        found = {c: about for c, about in have.items() if wanted(c)}
+        if odd := [c for c, (kind, _) in found.items() if numbers and not numeric(kind)]: raise CookbookError(f"column {odd[0]!r} holds {found[odd[0]][0]}, not numbers", path, do)
+        if (claimed := sum(n for _, n in found.values())) > (MOST_NUMBERS if numbers else MOST_CELLS): raise CookbookError(f"claims to hold {claimed} values", path, do)
         rows = [("episode_index", "=", episode)] if episode is not None and "episode_index" in have else None
-        return pq.read_table(path, columns=wanted, filters=rows, partitioning=None, use_threads=False)
+        return pq.read_table(path, columns=list(found), filters=rows, partitioning=None, use_threads=False)
     except (pa.ArrowException, OSError, ValueError, KeyError) as e:
-        raise CookbookError(f"not a readable parquet file ({str(e).splitlines()[0][:120]})", path, "Restore the file from its source") from e
+        raise CookbookError(f"not a readable parquet file ({(str(e) or type(e).__name__).splitlines()[0][:120]})", path, do) from e
+
+
+def read_records(path: Path, wanted: Callable[[str], bool] = lambda column: True) -> list[dict]:
+    "A table of metadata, a dictionary for each row."
+    try: return read_parquet(path, wanted, numbers=False).to_pylist()
+    except (pa.ArrowException, ValueError, OverflowError) as e: raise CookbookError(f"holds what is neither text nor a number ({e})", path, "Restore the file from its source") from e
 
 # %% ../nbs/01b_layout.ipynb #c020
 def read_info(root: Path) -> dict:
     "`meta/info.json`, with what nothing can be read without checked."
     path = root / "meta" / "info.json"
-    if not root.is_dir(): raise CookbookError("no such folder", root, "Give the folder that holds meta/, data/ and videos/")
-    info = read_json(path)
+    try: there = root.is_dir()
+    except OSError: there = False                 # a name too long for the disk, a folder that may not be looked into
+    if not there: raise CookbookError("no such folder", root, "Give the folder that holds meta/, data/ and videos/")
+    info = read_json(meta(root, "info.json"))
     if not isinstance(info, dict): raise CookbookError(f"holds a {type(info).__name__}, not an object", path, "Restore info.json from its source")
     version, laid_v3, laid_v2 = info.get("codebase_version"), (root / "meta/episodes").is_dir(), (root / "meta/episodes.jsonl").is_file()
     if version not in ("v2.0", "v2.1", "v3.0"):
@@ -178,8 +254,11 @@ def read_info(root: Path) -> dict:
     if version != "v3.0" and laid_v3 and not laid_v2:
         raise CookbookError(f"says {version}, but the folder is laid out as v3.0 (meta/episodes/*.parquet)", path, 'Set "codebase_version" to "v3.0"')
     fps = info.get("fps")
-    if isinstance(fps, bool) or not isinstance(fps, (int, float)) or not 0 < fps < 1e4:
+    if isinstance(fps, bool) or not isinstance(fps, (int, float)) or not .01 <= fps <= 1e4:
         raise CookbookError(f"fps is {fps!r}", path, "Give the frames per second at which the data was recorded")
+    try: size = whole(1000 if info.get("chunks_size") is None else info["chunks_size"])
+    except (ValueError, OverflowError): size = 0
+    if size < 1: raise CookbookError(f"chunks_size is {info['chunks_size']!r}", path, "Give the number of episodes in a chunk, most often 1000")
     for key in ("data_path", "video_path"):
         if not isinstance(info.get(key) or "", str): raise CookbookError(f"{key} is {info[key]!r}", path, "Give the path template as text")
     features = info.get("features")
@@ -192,26 +271,34 @@ def read_info(root: Path) -> dict:
     return info
 
 # %% ../nbs/01b_layout.ipynb #c023
-def _tasks_v2(root: Path) -> dict[int, str]:
-    path, tasks = root / "meta" / "tasks.jsonl", {}
-    for number, row in read_json(path, lines=True):
-        try: tasks[int(row["task_index"])] = str(row["task"])
-        except (KeyError, TypeError, ValueError, OverflowError) as e:
-            raise CookbookError(f"line {number} has no task_index and task", path, 'Write {"task_index": 0, "task": "…"}') from e
+def _tasks(rows: Iterable[dict], path: Path, key: str = "task") -> dict[int, str]:
+    "Task number -> sentence."
+    tasks: dict[int, str] = {}
+    for number, row in enumerate(rows, 1):
+        try: index, text = whole(row["task_index"]), row[key]
+        except (KeyError, TypeError, ValueError, OverflowError) as e: raise CookbookError(f"row {number} has no task_index and task", path, 'Write {"task_index": 0, "task": "…"}') from e
+        if not isinstance(text, str): raise CookbookError(f"task {index} is {text!r}, not a sentence", path, "Write what the robot was asked to do")
+        if tasks.setdefault(index, text) != text: raise CookbookError(f"task {index} is both {tasks[index]!r} and {text!r}", path, "Give every sentence a number of its own")
     return tasks
 
 
+def _tasks_v2(root: Path) -> dict[int, str]:
+    path = meta(root, "tasks.jsonl")
+    return _tasks((row for _, row in read_json(path, lines=True)), path)
+
+
 def _tasks_v3(root: Path) -> dict[int, str]:
-    path = root / "meta" / "tasks.parquet"
-    table = read_parquet(path)
-    texts = [n for n, t in zip(table.column_names, table.schema.types) if pa.types.is_string(t) or pa.types.is_large_string(t)]
-    if "task_index" not in table.column_names or not texts: raise CookbookError("has no task_index and task columns", path, "Restore it from its source")
-    return dict(zip((int(i) for i in table["task_index"].to_pylist()), table[texts[0]].to_pylist()))
+    path = meta(root, "tasks.parquet")
+    rows = read_records(path)
+    return _tasks(rows, path, next((c for row in rows[:1] for c, v in row.items() if isinstance(v, str)), "task"))      # pandas' index, under whatever name
 
 # %% ../nbs/01b_layout.ipynb #c024
 def _places_v3(row: dict, info: dict, cameras: list[str]) -> tuple[str, dict]:
     "Where v3.0's episode table says that rows and films are."
-    def at(prefix: str) -> dict: return {k: int(row[f"{prefix}/{k}"]) for k in ("chunk_index", "file_index")}
+    def at(prefix: str) -> dict:
+        place = {k: whole(row[f"{prefix}/{k}"]) for k in ("chunk_index", "file_index")}
+        if min(place.values()) < 0: raise ValueError(f"{prefix}: {place}")
+        return place
     films = {c: (fill(info.get("video_path") or V3_VIDEO, video_key=c, **at(f"videos/{c}")), float(row[f"videos/{c}/from_timestamp"]))
              for c in cameras if row.get(f"videos/{c}/chunk_index") is not None}
     if not all(0 <= begin < 1e9 for _, begin in films.values()): raise ValueError("from_timestamp is not a time")
@@ -220,20 +307,21 @@ def _places_v3(row: dict, info: dict, cameras: list[str]) -> tuple[str, dict]:
 
 def _places_v2(index: int, info: dict, cameras: list[str]) -> tuple[str, dict]:
     "Where v2's templates lead for an episode."
-    at = {"episode_chunk": index // max(1, int(info.get("chunks_size") or 1000)), "episode_index": index}
+    at = {"episode_chunk": index // int(info.get("chunks_size") or 1000), "episode_index": index}
     return fill(info.get("data_path") or V2_DATA, **at), {c: (fill(info.get("video_path") or V2_VIDEO, video_key=c, **at), 0.0) for c in cameras}
 
 
 def _entry(row: dict, info: dict, cameras: list[str], where: Path) -> Entry:
     "One line of the episode table, either version."
     try:
-        index, length, v3 = int(row["episode_index"]), int(row["length"]), info["codebase_version"] == "v3.0"
+        index, length, v3 = whole(row["episode_index"]), whole(row["length"]), info["codebase_version"] == "v3.0"
         if index < 0 or length < 0: raise ValueError(f"episode_index {index}, length {length}")
         tasks, provenance = row.get("tasks") or (), row.get("provenance") or {}
-        tasks = (tasks,) if isinstance(tasks, str) else tuple(str(t) for t in tasks)
+        tasks = (tasks,) if isinstance(tasks, str) else tuple(tasks)
+        if odd := [t for t in tasks if not isinstance(t, str)]: raise ValueError(f"task {odd[0]!r}")
         data, films = _places_v3(row, info, cameras) if v3 else _places_v2(index, info, cameras)
-        if isinstance(provenance, str): provenance = json.loads(provenance)
-    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as e:
+        if isinstance(provenance, str): provenance = parse_json(provenance)
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError, RecursionError) as e:
         raise CookbookError(f"an episode's row is not understood ({type(e).__name__}: {e})", where, "Each episode needs episode_index, length and tasks; restore the file") from e
     return Entry(index, length, tasks, data, films, provenance if isinstance(provenance, dict) else {})
 
@@ -248,18 +336,24 @@ def read_layout(path: str | Path) -> Layout:
         if not files: raise CookbookError("no episode table", root / "meta" / "episodes", "Restore meta/episodes/chunk-000/file-000.parquet")
         rows, tasks = [], _tasks_v3(root)
         for file in files:
-            rows += [(file, row) for row in read_parquet(file, skip="stats/").to_pylist()]
+            rows += [(file, row) for row in read_records(inside(root, file.relative_to(root).as_posix(), file), lambda column: not column.startswith("stats/"))]
     else:
-        file = root / "meta" / "episodes.jsonl"
+        file = meta(root, "episodes.jsonl")
         rows, tasks = [(file, row) for _, row in read_json(file, lines=True)], _tasks_v2(root)
     entries = sorted((_entry(row, info, cameras, file) for file, row in rows), key=lambda e: e.index)
     if len({e.index for e in entries}) < len(entries): raise CookbookError("an episode is listed twice", rows[0][0], "Remove the duplicate row")
     return Layout(root, info["codebase_version"], float(info["fps"]), str(info.get("robot_type") or "unknown"), info["features"], tasks, entries, info)
 
 # %% ../nbs/01b_layout.ipynb #c029
-def read_rows(layout: Layout, entry: Entry, columns: list[str] | None = None) -> pa.Table:
-    "The rows of one episode, in the order of the file."
-    return read_parquet(inside(layout.root, entry.data), columns, entry.index if layout.version == "v3.0" else None)
+ROWS = (*OWN_COLUMN.values(), "timestamp", "frame_index", "index", "episode_index", "task_index")       # and every annotation
+
+
+def read_rows(layout: Layout, entry: Entry, columns: Iterable[str] = ()) -> pa.Table:
+    "The rows of one episode, in the order of the file: the columns asked for, else all that mean something here."
+    def wanted(c: str) -> bool: return c in columns if columns else c in ROWS or c.startswith("annotation.")
+    path = inside(layout.root, entry.data)
+    if not path.is_file(): raise CookbookError("file is missing", path, f"Restore it, or remove its episode from {layout.episode_table}")
+    return read_parquet(path, wanted, entry.index if layout.version == "v3.0" else None)
 
 
 def matrix(table: pa.Table, column: str, where: str | Path = "") -> np.ndarray:  # (T, D) float32; D = 0 where the column is absent
@@ -267,16 +361,24 @@ def matrix(table: pa.Table, column: str, where: str | Path = "") -> np.ndarray: 
     if column not in table.column_names: return np.zeros((table.num_rows, 0), np.float32)
     a, do = table[column].combine_chunks(), "Record the column again, each row a list of the same number of floats"
     kind = a.type
+    if not numeric(kind): raise CookbookError(f"column {column!r} holds {kind}, not numbers", where, do)
     if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
         widths = pc.unique(pc.list_value_length(a)).to_pylist()
         if len(widths) > 1 or None in widths or a.null_count:
             raise CookbookError(f"column {column!r} has rows of different widths ({', '.join(map(str, widths[:4]))})", where, do)
         width, a = (widths[0] if widths else 0), a.flatten()
     else: width = 1
-    try: values = np.asarray(a.to_numpy(zero_copy_only=False), np.float32)
-    except (ValueError, TypeError, pa.ArrowException) as e: raise CookbookError(f"column {column!r} holds {kind}, not numbers", where, do) from e
-    if values.ndim != 1: raise CookbookError(f"column {column!r} holds nested lists", where, do)
+    with np.errstate(over="ignore"): values = np.asarray(a.to_numpy(zero_copy_only=False), np.float32)       # what is too large becomes infinite, and is found
     return values.reshape(table.num_rows, width)
+
+
+def spoken(layout: Layout, entry: Entry, table: pa.Table, note: str) -> str:
+    "The sentence of an episode: that of its rows' annotation or task number, else that of the episode table."
+    column = next((c for c in (f"annotation.{note}", "task_index") if c in table.column_names), "")
+    numbers = matrix(table, column, layout.root / entry.data)[:1]
+    if column and numbers.shape[1] != 1: raise CookbookError(f"{column} holds {numbers.shape[1]} numbers a row", layout.root / entry.data, "Give every row the number of one task")
+    number = int(numbers[0, 0]) if numbers.size and np.isfinite(numbers).all() else None
+    return layout.tasks.get(number) or (entry.tasks[0] if entry.tasks else "")
 
 
 def vector(value, width: int) -> np.ndarray | None:  # (width,) float64, or None

@@ -59,17 +59,17 @@ def notebook(out: Path, stage: str) -> Path: return out / "notebooks" / f"{stage
 
 def record(out: Path, stage: str) -> dict:
     "What the runner noted in a stage's executed notebook; empty where there is none."
-    try: return json.loads(notebook(out, stage).read_text())["metadata"].get("groot_cookbook", {})
-    except (OSError, ValueError, KeyError): return {}
+    try: return dict(json.loads(notebook(out, stage).read_text())["metadata"].get("groot_cookbook", {}))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError): return {}
 
 
 def stale(out: Path, stage: str, params: dict) -> str:
     "Why a stage has to run; empty when what is on disk is what a run would make."
     if notebook(out, stage).with_name(f".{stage}.part.ipynb").exists(): return "was interrupted"
-    try:
-        have = Manifest.read(out, stage)
-        want = core.expected(out, stage, have.params, have.inputs)
-    except CookbookError: return "not made yet" if not (out / stage).exists() else "made from other inputs"
+    try: have = Manifest.read(out, stage)
+    except CookbookError: return "not made yet" if not (out / stage).exists() else "its manifest is not of this version"
+    try: want = core.expected(out, stage, have.params, have.inputs)
+    except CookbookError: return "made from other inputs"
     noted = record(out, stage)
     if noted.get("failed"): return "failed before"
     if want.code != have.code: return "code changed"
@@ -219,9 +219,13 @@ class Run:
         where = os.path.relpath(self.out, self.root)
         as_parameter = str(self.out) if where.startswith("..") else where
         with locked(self.out) as lock:
-            sweep(self.out)
-            core.write_json(self.out / "run.json", {**self.about, "params": self.params})
-            for chapter in self.selected: self._one(chapter, {**self.params[chapter.name], "run": as_parameter}, lock)
+            try:
+                sweep(self.out)
+                core.write_json(self.out / "run.json", {**self.about, "params": self.params})
+                for chapter in self.selected: self._one(chapter, {**self.params[chapter.name], "run": as_parameter}, lock)
+            except FileNotFoundError as e:
+                if self.out.is_dir(): raise
+                raise CookbookError("the run folder has gone while the run was at work", self.out, "Put it back and give the same command again, or begin anew where it stays") from e
         return self.steps
 
     def _one(self, chapter: Chapter, params: dict, lock: int) -> None:

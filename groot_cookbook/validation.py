@@ -12,16 +12,16 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from .core import CookbookError
-from .layout import OWN_COLUMN, Entry, Layout, inside, matrix, parse_modality, read_json, read_layout, read_rows, vector
+from .core import CookbookError, printable
+from .layout import OWN_COLUMN, Entry, Layout, Modality, inside, matrix, meta, optional, parse_modality, read_json, read_layout, read_rows, spoken, vector
 from .video import frame_times, read_frames
+from .writing import summarise
 
 # %% auto #0
-__all__ = ['MOST', 'RESTORE', 'INFO', 'MOST_ROWS', 'Finding', 'warning', 'check_counts', 'check_tasks', 'check_modality',
-           'check_cameras', 'absent_cameras', 'check_stats', 'check_rows', 'check_clock', 'check_film', 'letterbox',
-           'check_episode', 'validate']
+__all__ = ['MOST', 'RESTORE', 'INFO', 'MEASURED', 'Finding', 'warning', 'check_counts', 'check_places', 'check_tasks',
+           'check_modality', 'check_cameras', 'absent_cameras', 'check_stats', 'check_rows', 'check_clock',
+           'check_sentence', 'check_film', 'letterbox', 'check_episode', 'annotation', 'validate']
 
 # %% ../nbs/01d_validation.ipynb #c008
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Finding:
     do: str                                       # what to do about it
     severity: str = "error"                       # "error": not to be learned from as it is; "warning": a wart, read around
 
-    def __str__(self) -> str: return f"{self.severity}: {self.file}: {self.what}. {self.do}."
+    def __str__(self) -> str: return printable(f"{self.severity}: {self.file}: {self.what}. {self.do}.")     # names come from the dataset, and a terminal obeys some
 
 
 def warning(file: str, what: str, do: str) -> Finding: return Finding(file, what, do, "warning")
@@ -46,10 +46,11 @@ INFO = "meta/info.json"
 def check_counts(layout: Layout) -> Iterator[Finding]:
     "What info.json declares against what the episode table lists. Nothing is ever allocated by a declared count."
     info, n, frames = layout.info, len(layout.entries), sum(e.length for e in layout.entries)
-    if not n: yield Finding("meta", "no episodes are listed", "Record at least one, or restore the episode table")
+    if not isinstance(info.get("robot_type"), str) or not info["robot_type"].strip(): yield warning(INFO, f"robot_type is {info.get('robot_type')!r}", "Name the robot: it decides which embodiment a policy takes it for")
+    if not n: yield Finding(layout.episode_table, "no episodes are listed", "Record at least one, or restore the table")
     found = {"total_episodes": n, "total_frames": frames, "total_tasks": len(layout.tasks)}
     for key, count in found.items():
-        if info.get(key) not in (None, count): yield warning(INFO, f"{key} says {info[key]!r}, but {count} are listed", f"Set it to {count}; the list is what is read")
+        if info.get(key) not in (None, count): yield warning(INFO, f"{key} says {info[key]!r}, but {count} are listed in {layout.task_table if key == 'total_tasks' else layout.episode_table}", f"Set it to {count}; the list is what is read")
     if layout.version != "v3.0" and info.get("total_chunks") == 0 and n: yield warning(INFO, "total_chunks is 0, yet there are episodes", f"Set it to {(n + 999) // 1000}")
     splits = info.get("splits") or {}
     for name, span in splits.items() if isinstance(splits, dict) else ():
@@ -58,12 +59,26 @@ def check_counts(layout: Layout) -> Iterator[Finding]:
         if not 0 <= begin <= end: yield warning(INFO, f"split {name!r} is {span!r}", f'Write it as "0:{n}"')
         elif end > n: yield warning(INFO, f"split {name!r} is {span}, but there are {n} episodes", f'Set it to "0:{n}"; a loader that trusts it fails')
     if [e.index for e in layout.entries] != list(range(n)):
-        yield warning("meta", f"episodes are not numbered 0 to {n - 1}", "Convert the dataset (groot_cookbook.episodes.convert) to number them anew")
+        yield warning(layout.episode_table, f"episodes are not numbered 0 to {n - 1}", "Convert the dataset (groot_cookbook.episodes.convert) to number them anew")
+    for e in layout.entries:
+        if not e.length: yield Finding(layout.episode_table, f"episode {e.index} has no frames", "Remove it")
+
+# %% ../nbs/01d_validation.ipynb #c034
+def check_places(layout: Layout) -> Iterator[Finding]:
+    "Episodes that read the same rows or the same piece of film: one of them learns what the other did."
+    v3, pieces = layout.version == "v3.0", {}
+    for e in layout.entries:
+        if not v3: pieces.setdefault(e.data, []).append((0., e))
+        for file, begin in e.videos.values(): pieces.setdefault(file, []).append((begin, e))
+    for file, parts in pieces.items():
+        for (a, one), (b, other) in zip(parts, parts[1:]):
+            if (b - a) * layout.fps < one.length - .5:
+                yield Finding(layout.episode_table if v3 else INFO, f"episode {other.index} begins in {file} at {b:.4g} s, before episode {one.index} has ended there", "Correct from_timestamp" if v3 else "Let the path template tell episodes apart, by {episode_index}")
 
 # %% ../nbs/01d_validation.ipynb #c012
 def check_tasks(layout: Layout) -> Iterator[Finding]:
     "The sentences: one for each task, sentences all."
-    file = "meta/tasks.parquet" if layout.version == "v3.0" else "meta/tasks.jsonl"
+    file = layout.task_table
     texts = list(layout.tasks.values())
     labels = [t for t in texts if len(t.split()) == 1]
     if not texts and layout.entries: yield Finding(file, "no tasks are listed", "Give at least one instruction")
@@ -76,12 +91,12 @@ def check_tasks(layout: Layout) -> Iterator[Finding]:
 # %% ../nbs/01d_validation.ipynb #c013
 def check_modality(layout: Layout) -> Iterator[Finding]:
     "Every slice within its vector, every film and annotation declared."
-    file, path = "meta/modality.json", layout.root / "meta" / "modality.json"
-    if not path.is_file():
-        if layout.version != "v3.0": yield warning(file, "is missing: GR00T cannot fine-tune on this dataset, here the vectors are taken whole", "Write one, or convert the dataset, which adds it")
+    file, path = "meta/modality.json", optional(layout.root, "modality.json")
+    if not path:
+        yield warning(file, "is missing: GR00T cannot fine-tune on this dataset, here the vectors are taken whole", "Write one, or convert the dataset, which adds it")
         return
     value = read_json(path)
-    parse_modality(value, path)
+    named = parse_modality(value, path)
     widths = {part: layout.width(column) for part, column in OWN_COLUMN.items()}
     for part, width in widths.items():
         for name, s in (value.get(part) or {}).items():
@@ -89,6 +104,10 @@ def check_modality(layout: Layout) -> Iterator[Finding]:
                 yield warning(file, f"{part}.{name} lies in column {s['original_key']!r}, which is not read here", f"Move it into {OWN_COLUMN[part]} to learn from it")
             elif not 0 <= int(s["start"]) < int(s["end"]) <= width:
                 yield Finding(file, f"{part}.{name} is {s['start']}:{s['end']}, but the {part} vector has {width} numbers", f"Set start and end within 0:{width}")
+        slices, end = sorted(getattr(named, part).values(), key=lambda s: s.start), 0
+        for s in [*slices, slice(width, width)] if all(0 <= s.start < s.stop <= width for s in slices) else ():
+            if s.start != end: yield warning(file, f"numbers {min(s.start, end)}:{max(s.start, end)} of the {part} vector are in {'no part' if s.start > end else 'two parts'}", "Let every number be in one part: GR00T trains on the parts")
+            end = s.stop
     for name, v in (value.get("video") or {}).items():
         key = (v or {}).get("original_key") or f"observation.images.{name}"
         if key not in layout.cameras: yield Finding(file, f"video.{name} is column {key!r}, which {INFO} does not declare", f"Use one of {', '.join(layout.cameras)}" if layout.cameras else "Declare the camera under features, with dtype video")
@@ -97,12 +116,12 @@ def check_modality(layout: Layout) -> Iterator[Finding]:
         if key not in layout.features: yield warning(file, f"annotation.{name} is column {key!r}, which {INFO} does not declare", "Declare the column or drop the annotation")
 
 # %% ../nbs/01d_validation.ipynb #c015
-def check_cameras(layout: Layout) -> Iterator[Finding]:
+def check_cameras(layout: Layout, absent: list[str]) -> Iterator[Finding]:
     "Cameras that were promised and never filmed."
     if not layout.cameras: yield Finding(INFO, "declares no camera", "Episodes need a film: add a feature of dtype video")
-    for camera in absent_cameras(layout):
-        alone = len(absent_cameras(layout)) == len(layout.cameras)
-        yield Finding(INFO, f"camera {camera} is declared, but has no files", "Restore its films" if alone else "Remove it from features, or restore its films; the other camera is used",
+    for camera in absent:
+        alone, named = len(absent) == len(layout.cameras), next((e.videos[camera][0] for e in layout.entries if camera in e.videos), "")
+        yield Finding(INFO, f"camera {camera} is declared, but has no files" + (f" (no {named})" if alone and named else ""), f"Restore its films, or correct what {layout.episode_table} says of them" if alone else "Remove it from features, or restore its films; the other camera is used",
                       "error" if alone else "warning")
 
 
@@ -114,35 +133,41 @@ def absent_cameras(layout: Layout) -> list[str]:
     return [c for c in layout.cameras if layout.entries and not any(there(e, c) for e in layout.entries)]
 
 # %% ../nbs/01d_validation.ipynb #c016
+MEASURED = {"min": .01, "max": .01, "mean": .01, "std": .05, "q01": .25, "q99": .25}       # how far each may be off, in ranges; not all tools compute quantiles alike
+
+
 def check_stats(layout: Layout, rows: dict[str, list[np.ndarray]]) -> Iterator[Finding]:
     "Statistics that were copied from another dataset ruin the normalisation without a word."
-    file, path, do = "meta/stats.json", layout.root / "meta" / "stats.json", "Delete it: statistics are then computed from the data"
-    if not path.is_file(): return
+    file, path, do = "meta/stats.json", optional(layout.root, "stats.json"), "Delete it: statistics are then computed from the data"
+    if not path: return
     stored = read_json(path)
     for column, parts in rows.items():
         s, values = stored.get(column) if isinstance(stored, dict) else None, np.concatenate(parts)
-        lowest, highest = (vector(s.get(k) if isinstance(s, dict) else None, values.shape[1]) for k in ("min", "max"))
-        if lowest is None or highest is None:
+        told = {m: vector(s.get(m) if isinstance(s, dict) else None, values.shape[1]) for m in MEASURED}
+        if told["min"] is None or told["max"] is None:
             yield warning(file, f"has no statistics of {column} with {values.shape[1]} numbers", do)
             continue
-        low, high = values.min(0), values.max(0)
-        off = np.abs([lowest - low, highest - high]).max(0)
-        if (wrong := ~(off <= 1e-4 + .01 * (high - low))).any():
+        low, high, true = values.min(0), values.max(0), summarise(values)
+        off = np.abs([told["min"] - low, told["max"] - high]).max(0)
+        if (wrong := ~(off <= 1e-4 + MEASURED["min"] * (high - low))).any():
             d = int(np.argmax(np.where(np.isnan(off), np.inf, off)))
-            yield warning(file, f"is not of this data: {column}[{d}] ranges {low[d]:.4g} to {high[d]:.4g}, it says {lowest[d]:.4g} to {highest[d]:.4g} "
+            yield warning(file, f"is not of this data: {column}[{d}] ranges {low[d]:.4g} to {high[d]:.4g}, it says {told['min'][d]:.4g} to {told['max'][d]:.4g} "
                                 f"({wrong.sum()} of {len(wrong)} numbers differ)", do)
+        elif odd := [m for m, v in told.items() if v is not None and not (np.abs(v - true[m]) <= 1e-4 + MEASURED[m] * (high - low)).all()]:
+            yield warning(file, f"is not of this data: {', '.join(odd)} of {column} differ from what the rows give", do)
 
 # %% ../nbs/01d_validation.ipynb #c018
 def check_rows(layout: Layout, entry: Entry, table: pa.Table) -> Iterator[Finding]:
     "One episode's numbers: how many, how wide, finite, in order, on the clock."
     file, n = entry.data, table.num_rows
-    if n != entry.length: yield Finding(file, f"{n} rows, but meta/ says that episode {entry.index} has {entry.length} frames", "Correct the length in meta/, or restore the file")
+    if n != entry.length: yield Finding(file, f"{n} rows, but {layout.episode_table} says that episode {entry.index} has {entry.length} frames", "Correct the length there, or restore the file")
     for column in OWN_COLUMN.values():
         if column not in layout.features: continue
         if column not in table.column_names:
             yield Finding(file, f"column {column!r} is missing", RESTORE)
             continue
-        values, width = matrix(table, column, file), layout.width(column)
+        values, width, kind = matrix(table, column, file), layout.width(column), table.schema.field(column).type
+        if str(layout.features[column].get("dtype")).startswith("float") and "int" in str(kind): yield warning(file, f"{column} holds {kind}, {INFO} says {layout.features[column]['dtype']}", "Record the fractions too, or correct the dtype")
         if values.shape[1] != width and n: yield Finding(file, f"{column} is {values.shape[1]} wide, {INFO} says {width}", "Restore the file, or correct the shape in info.json")
         if (bad := np.argwhere(~np.isfinite(values))).size:
             (t, d), many = bad[0], len(bad)
@@ -150,42 +175,63 @@ def check_rows(layout: Layout, entry: Entry, table: pa.Table) -> Iterator[Findin
     for column in [c for c in table.column_names if c == "task_index" or c.startswith("annotation.")]:
         numbers = matrix(table, column, file)
         if (lost := [int(v) for v in np.unique(numbers[np.isfinite(numbers)]) if int(v) not in layout.tasks]):
-            yield Finding(file, f"{column} is {lost[0]}, but the task table has no such number", "Add the task, or correct the number")
+            yield Finding(file, f"{column} is {lost[0]}, but {layout.task_table} has no such number", "Add the task, or correct the number")
     if "episode_index" in table.column_names and n and set(np.unique(matrix(table, "episode_index", file))) != {entry.index}:
         yield Finding(file, f"rows carry another episode_index than {entry.index}", "Restore the file: it belongs to another episode")
 
 # %% ../nbs/01d_validation.ipynb #c019
 def check_clock(layout: Layout, entry: Entry, table: pa.Table) -> Iterator[Finding]:
-    "Rows in order and at the stated rate."
+    "Rows in order, none left out, and at the stated rate."
     file, fps = entry.data, layout.fps
     order = next((c for c in ("frame_index", "index", "timestamp") if c in table.column_names), None)
     if order and (np.diff(matrix(table, order, file)[:, 0].astype(np.float64)) <= 0).any():
         yield Finding(file, f"rows are out of order ({order} does not rise)", f"Sort the rows by {order}: actions would be laid on the wrong frames")
         return
+    if order == "frame_index" and not (matrix(table, order, file)[:, 0] == np.arange(table.num_rows)).all():
+        yield Finding(file, f"frame_index does not run from 0 to {table.num_rows - 1}", "Restore the rows that are lost, or number them anew: row t is laid on frame t")
     if "timestamp" in table.column_names and table.num_rows > 1:
         t = matrix(table, "timestamp", file)[:, 0].astype(np.float64)
-        step = float(np.median(np.diff(t)))
+        steps = np.diff(t)
+        step, jumps = float(np.median(steps)), np.flatnonzero(~((steps > 0) & (steps * fps < 1.5)))
         if not abs(step * fps - 1) < .1:
             yield Finding(file, f"timestamps are {step:.4g} s apart, but {fps:g} fps makes them {1 / fps:.4g} s", "Correct fps in info.json, or the timestamps: a wrong time base scales every velocity")
+        elif len(jumps): yield Finding(file, f"timestamp goes from {t[jumps[0]]:.4g} to {t[jumps[0] + 1]:.4g} s at row {jumps[0] + 1}", "Restore the rows that are lost, or the clock: every velocity is computed from it")
+        elif abs(step * fps - 1) > .005: yield warning(file, f"timestamps are {step:.5g} s apart, but {fps:g} fps makes them {1 / fps:.5g} s", "Correct fps in info.json, or the timestamps")
         elif abs(t[0]) > .5 / fps: yield warning(file, f"timestamp begins at {t[0]:.3g} s, not at 0", "Nothing, here: frames are taken by number. Loaders that look them up by time (GR00T, LeRobot) take the wrong one; converting mends it")
 
+# %% ../nbs/01d_validation.ipynb #c036
+def check_sentence(layout: Layout, entry: Entry, table: pa.Table, note: str) -> Iterator[Finding]:
+    "One instruction, the same wherever it stands."
+    file, text = entry.data, spoken(layout, entry, table, note)
+    if table.num_rows and not text.strip(): yield Finding(file, "no instruction: neither the rows nor the episode table have one", f"Add it to tasks in {layout.episode_table}")
+    elif entry.tasks and text not in entry.tasks:
+        yield warning(file, f"its rows say {text!r} ({layout.task_table}), {layout.episode_table} says {entry.tasks[0]!r}", "Correct one of the three; the rows are believed")
+    for column in {f"annotation.{note}", "task_index"} & set(table.column_names):
+        if len(np.unique(matrix(table, column, file))) > 1: yield warning(file, f"{column} changes within the episode", "Cut it where the instruction changes: the first one is read")
+
 # %% ../nbs/01d_validation.ipynb #c021
-def check_film(layout: Layout, entry: Entry, camera: str, moves: bool) -> Iterator[Finding]:  # moves: does the robot, by its numbers?
+def check_film(layout: Layout, entry: Entry, camera: str, path: np.ndarray) -> Iterator[Finding]:  # (T, D) what the robot did, by its numbers
     "One episode's film: there, whole, of the stated size and rate, and moving."
     file, begin = entry.videos[camera]
-    path, first = inside(layout.root, file), round(begin * layout.fps)
-    times, _, tick = frame_times(path)
+    film, first = inside(layout.root, file), round(begin * layout.fps)
+    times, _, tick = frame_times(film)
     n, shape = len(times) - first, layout.features[camera].get("shape")
-    if n < entry.length: yield Finding(file, f"{max(n, 0)} frames, but episode {entry.index} has {entry.length}", "Restore the video, or cut the episode to its length")
+    if n < entry.length: yield Finding(file, f"{max(n, 0)} frames, but episode {entry.index} has {entry.length} by {layout.episode_table}", "Restore the video, or cut the episode to its length")
     elif n > entry.length and layout.version != "v3.0": yield warning(file, f"{n} frames, but episode {entry.index} has {entry.length}", "The last frames are not read; cut the video")
     rate = 1 / (tick * float(np.median(np.diff(times)))) if len(times) > 1 else layout.fps
-    if abs(rate / layout.fps - 1) > .02: yield Finding(file, f"film runs at {rate:.4g} fps, the data at {layout.fps:g}", "Correct fps, or record the film at the rate of the data")
+    if (off := abs(rate / layout.fps - 1)) > .002:                # 29.97 and 30 are called the same
+        yield Finding(file, f"film runs at {rate:.4g} fps, the data at {layout.fps:g} ({INFO})", "Correct fps, or record the film at the rate of the data", "error" if off > .02 else "warning")
     last = first + min(n, entry.length) - 1
     if last < first: return
-    frames = read_frames(path, np.unique(np.linspace(first, last, 6).round().astype(int)))
+    looked = np.unique(np.linspace(first, last, 6).round().astype(int))
+    frames = read_frames(film, looked)
     if shape and list(frames.shape[1:]) != list(shape): yield warning(file, f"frames are {frames.shape[1:]}, {INFO} says {tuple(shape)}", "Correct the shape in info.json")
-    if len(frames) > 1 and not (np.abs(np.diff(frames.astype(np.int16), axis=0)).max(-1) > 24).any():
-        yield Finding(file, "the picture never changes" + (", though the robot moves" if moves else ""), "The recorder or its decoder was stuck: record again; a policy trained on this is blind")
+    still = [not (np.abs(b.astype(np.int16) - a) > 24).any() for a, b in zip(frames, frames[1:])]
+    moves = [len(path) > last - first and bool((np.ptp(path[a - first:b - first + 1], axis=0) > .02 * np.ptp(path, axis=0).max() + 1e-3).any()) for a, b in zip(looked, looked[1:])]
+    if still and all(still):
+        yield Finding(file, "the picture never changes" + (", though the robot moves" if any(moves) else ""), "The recorder or its decoder was stuck: record again; a policy trained on this is blind")
+    elif 2 * sum(s and m for s, m in zip(still, moves)) >= len(still) > 1:
+        yield warning(file, f"the picture stands still for half of episode {entry.index}, though the robot moves", "Look at it: the camera may have stopped on the way")
     if bars := letterbox(frames): yield warning(file, f"picture is letterboxed ({bars})", "Crop the bars before training: they waste the pixels of a small image")
 
 
@@ -198,43 +244,41 @@ def letterbox(frames: np.ndarray) -> str:  # (N, H, W, 3) uint8
     return ", ".join(found)
 
 # %% ../nbs/01d_validation.ipynb #c024
-MOST_ROWS = 50_000_000         # no parquet of an honest dataset holds more
-
-
-def check_episode(layout: Layout, entry: Entry, cameras: list[str], rows: dict[str, list[np.ndarray]]) -> Iterator[Finding]:
+def check_episode(layout: Layout, entry: Entry, cameras: list[str], note: str, rows: dict[str, list[np.ndarray]]) -> Iterator[Finding]:
     "One episode; what it reads of states and actions is added to `rows`."
-    moves = False
+    path = np.zeros((0, 1))
     try:
-        path = inside(layout.root, entry.data)
-        if path.is_file() and (many := _row_count(path)) > MOST_ROWS: raise CookbookError(f"claims {many} rows", entry.data, RESTORE)
         table = read_rows(layout, entry)
         yield from check_rows(layout, entry, table)
+        yield from check_sentence(layout, entry, table, note)
         yield from check_clock(layout, entry, table)
         for column in OWN_COLUMN.values():
             values = matrix(table, column, entry.data)
             if len(values) and values.shape[1] == layout.width(column) > 0 and np.isfinite(values).all():
                 rows.setdefault(column, []).append(values)
-                moves |= bool(np.ptp(values, axis=0).max() > 1e-3)
+                path = path if len(path) else values
     except CookbookError as e: yield _named(e, layout, entry.data)
     for camera in cameras:
         if camera not in entry.videos:
-            yield Finding("meta/episodes", f"episode {entry.index} has no film of {camera}", "Remove the camera from features, or the episode")
+            yield Finding(layout.episode_table, f"episode {entry.index} has no film of {camera}", "Remove the camera from features, or the episode")
             continue
-        try: yield from check_film(layout, entry, camera, moves)
+        try: yield from check_film(layout, entry, camera, path)
         except CookbookError as e: yield _named(e, layout, entry.videos[camera][0])
-
-
-def _row_count(path: Path) -> int:
-    try: return pq.read_metadata(path).num_rows
-    except (pa.ArrowException, OSError): return 0         # named by the reading that follows
 
 
 def _named(e: CookbookError, layout: Layout, file: str) -> Finding:
     "An error of the reader as a finding, its file told relative to the dataset."
     where = os.path.relpath(e.where, layout.root) if os.path.isabs(e.where) else e.where
-    return Finding(file if where in ("", ".") or where.startswith("..") else where, e.what, e.do)
+    name = file if where in ("", ".") or where.startswith("..") else where
+    return Finding(INFO if name in ("", ".") else name, e.what, e.do)
 
 # %% ../nbs/01d_validation.ipynb #c025
+def annotation(layout: Layout) -> str:
+    "Where the instruction stands, as far as modality.json can tell."
+    try: return parse_modality(read_json(meta(layout.root, "modality.json")), "").annotation
+    except CookbookError: return Modality.annotation
+
+
 def validate(path: str | Path) -> list[Finding]:
     "All that is wrong with a dataset, errors first. It never raises, whatever the folder holds."
     root, rows, found = Path(path), {}, []
@@ -242,8 +286,9 @@ def validate(path: str | Path) -> list[Finding]:
         layout = read_layout(root)
         absent = absent_cameras(layout)
         cameras = [c for c in layout.cameras if c not in absent]
-        checks = [check_counts(layout), check_tasks(layout), check_modality(layout), check_cameras(layout)]
-        checks += [check_episode(layout, e, cameras, rows) for e in layout.entries] + [check_stats(layout, rows)]
+        checks = [check_counts(layout), check_places(layout), check_tasks(layout), check_modality(layout), check_cameras(layout, absent)]
+        note = annotation(layout)
+        checks += [check_episode(layout, e, cameras, note, rows) for e in layout.entries] + [check_stats(layout, rows)]
     except Exception as e: checks = [_failed(e, root)]
     for check in checks:
         try: found += check

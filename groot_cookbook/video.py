@@ -15,7 +15,7 @@ import numpy as np
 from .core import CookbookError
 
 # %% auto #0
-__all__ = ['VideoWriter', 'frame_times', 'read_frames']
+__all__ = ['MOST_PIXELS', 'VideoWriter', 'frame_times', 'read_frames']
 
 # %% ../nbs/01a_video.ipynb #c008
 class VideoWriter:
@@ -48,11 +48,20 @@ class VideoWriter:
         self.container.close()
 
 # %% ../nbs/01a_video.ipynb #c012
+MOST_PIXELS = 1 << 25          # of a frame: 8K, and one frame is 100 MB
+
+
+def _open(path: Path | str):
+    "An mp4, whatever the file is called: left to guess, ffmpeg also follows play lists, and those name other files."
+    return av.open(str(path), format="mp4")
+
+
 @lru_cache(maxsize=64)
 def _index(path: str, stamp: tuple) -> tuple[np.ndarray, np.ndarray]:   # times of all frames in order of showing; which of them are key frames
     "Where every frame of a film is, from its packets: nothing is decoded."
-    with av.open(path) as container:
+    with _open(path) as container:
         stream = container.streams.video[0]
+        if stream.frames > stamp[1] or stream.width * stream.height > MOST_PIXELS: raise ValueError("more frames than bytes, or more pixels than a camera has")
         found = sorted((p.pts, p.is_keyframe) for p in container.demux(stream) if p.pts is not None and p.size)
     return np.array([t for t, _ in found], np.int64), np.array([k for _, k in found], bool)
 
@@ -63,8 +72,8 @@ def frame_times(path: Path) -> tuple[np.ndarray, np.ndarray, float]:  # (N,) tic
     if not path.is_file(): raise CookbookError("video is missing", path, do)
     try:
         times, keys = _index(str(path), (path.stat().st_mtime_ns, path.stat().st_size))
-        with av.open(str(path)) as container: tick = float(container.streams.video[0].time_base)
-    except (av.FFmpegError, IndexError, ValueError, OSError) as e: raise CookbookError(f"video cannot be opened ({type(e).__name__})", path, do) from e
+        with _open(path) as container: tick = float(container.streams.video[0].time_base)
+    except (av.FFmpegError, IndexError, ValueError, TypeError, OSError) as e: raise CookbookError(f"video cannot be opened ({type(e).__name__})", path, do) from e
     if not len(times): raise CookbookError("video has no frames", path, do)
     return times, keys, tick
 
@@ -77,7 +86,7 @@ def read_frames(path: Path, indices) -> np.ndarray:  # (len(indices), H, W, 3) u
         raise CookbookError(f"frame {wanted.max()} of a video of {len(times)} frames", path, "The video is shorter than its episode: restore it, or drop the episode")
     got, starts = {}, np.flatnonzero(keys)
     try:
-        with av.open(str(path)) as container:
+        with _open(path) as container:
             stream, decoder, at = container.streams.video[0], iter(()), -1            # `at`: the last frame that was decoded
             for i in np.unique(wanted):
                 start = starts[np.searchsorted(starts, i, "right") - 1] if len(starts) and starts[0] <= i else 0
@@ -92,4 +101,5 @@ def read_frames(path: Path, indices) -> np.ndarray:  # (len(indices), H, W, 3) u
         raise CookbookError(f"video breaks off while reading ({type(e).__name__})", path, "Restore the file from its source, or record the episode again") from e
     if lost := [int(i) for i in wanted if int(i) not in got]:
         raise CookbookError(f"frame {lost[0]} cannot be decoded", path, "The file is damaged there: restore it from its source")
+    if len({f.shape for f in got.values()}) > 1: raise CookbookError("frames change their size within the video", path, "Record the episode again, at one size")
     return np.stack([got[int(i)] for i in wanted]) if len(wanted) else np.zeros((0, 0, 0, 3), np.uint8)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -131,6 +132,9 @@ class Writer:
         self.shape = shape
         self.features = features_of(columns_of(e, 0, 0, 0), self.modality, e, self.fps)
 
+    def give_up(self) -> None:
+        "Let go of what is open: the dataset is not to be."
+
     def info(self, **more) -> dict:
         n = len(self.rows)
         return {"codebase_version": self.version, "robot_type": self.robot_type, "total_episodes": n, "total_frames": self.frames, "total_tasks": len(self.tasks),
@@ -214,6 +218,10 @@ class WriterV30(Writer):
         self.rows[-1] |= {"dataset_from_index": self.frames, "dataset_to_index": self.frames + e.length,
                           video + "from_timestamp": begin / e.fps, video + "to_timestamp": self.film.frames / e.fps, **stats,
                           "meta/episodes/chunk_index": 0, "meta/episodes/file_index": 0, "provenance": json.dumps(e.provenance)}
+
+    def give_up(self) -> None:
+        for file in filter(None, (self.data, self.film)):
+            with suppress(Exception): file.close()           # on a full disk it cannot even end
 
     def finish(self) -> None:
         self.data.close(), self.film.close()

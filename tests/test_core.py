@@ -1,5 +1,5 @@
 "Manifests, hand-overs and checkpoints by name: the properties every stage relies on."
-import json, os
+import json, os, subprocess, sys
 from pathlib import Path
 
 import pytest
@@ -56,14 +56,68 @@ def test_a_full_disk_is_one_sentence(tmp_path, fault):
     assert Manifest.read(tmp_path, "00_workspace") == before and os.listdir(tmp_path) == ["00_workspace"]
 
 
+LIMITED = """
+import resource, sys
+from pathlib import Path
+from groot_cookbook import core
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+try:
+    with core.hand_over(sys.argv[1], "00_workspace", {}) as folder: (folder / "large").write_bytes(bytes(1_000_000))
+except core.CookbookError as e: print(e)
+"""
+
+
+def test_a_file_beyond_a_limit_is_one_sentence(tmp_path):
+    "A quota or ulimit -f: the disk is not full, and yet nothing more can be written."
+    before = hand(tmp_path)
+    said = subprocess.run([sys.executable, "-c", LIMITED, str(tmp_path)], capture_output=True, text=True, check=True, cwd=Path(core.__file__).parent.parent).stdout
+    assert "File too large. Free some space" in said and Manifest.read(tmp_path, "00_workspace") == before and os.listdir(tmp_path) == ["00_workspace"]
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    "A disk of one megabyte."
+    if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(tmp_path)], capture_output=True).returncode:
+        pytest.skip("mounting a small disk needs root")
+    yield tmp_path
+    subprocess.run(["umount", "-l", str(tmp_path)], check=True)
+
+
+def test_a_disk_that_is_really_full(small_disk):
+    before = hand(small_disk)
+    with pytest.raises(CookbookError, match="No space left on device. Free some space"):
+        with core.hand_over(small_disk, "00_workspace", {}) as folder: (folder / "large").write_bytes(bytes(2_000_000))
+    assert Manifest.read(small_disk, "00_workspace") == before and os.listdir(small_disk) == ["00_workspace"]
+
+
+def test_a_dataset_on_a_full_disk_leaves_nothing(small_disk):
+    import numpy as np
+    from groot_cookbook.episodes import Episode, write_dataset
+    noise = np.random.default_rng(0).integers(0, 255, (40, 96, 96, 3), np.uint8)
+    for version in ("v2.1", "v3.0"):
+        with pytest.raises(CookbookError, match="Free some space"):
+            write_dataset((Episode(noise, np.zeros((40, 2)), np.zeros((40, 2)), "t", 10) for _ in range(9)), small_disk / "d", version)
+        assert os.listdir(small_disk) == []
+
+
+def test_a_folder_that_may_not_be_written(tmp_path):
+    if os.geteuid() == 0: blocked = tmp_path / "a"; blocked.touch()                    # root may write anywhere but into a file
+    else: (blocked := tmp_path / "a").mkdir(mode=0o500)
+    with pytest.raises(CookbookError, match="choose another folder with --out"): hand(blocked)
+
+
 def test_a_missing_stage_says_how_to_make_it(tmp_path):
     with pytest.raises(CookbookError, match="has not been run. Run it first: groot-cookbook run --only 03"): core.require(tmp_path, "03_idm")
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{", '{"stage": "x"}', '{"surprise": 1}'])
-def test_a_damaged_manifest_is_named(tmp_path, text):
+def altered(**values) -> str: return json.dumps({"stage": "03_idm", "params": {}, "inputs": {}, "code": "c", "outputs": {}, **values})
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"stage": "x"}', '{"surprise": 1}', "[" * 100_000, "\udcff", altered(schema=2), altered(stage="02_dreaming"), altered(params=[1]), altered(inputs=None),
+                                  altered(outputs={"a": 1}), altered(volatile="time.json"), altered(volatile=[1]), altered(code=None)])
+def test_a_damaged_manifest_or_one_of_another_version_is_named(tmp_path, text):
     (tmp_path / "03_idm").mkdir()
-    (tmp_path / "03_idm" / "manifest.json").write_text(text)
+    (tmp_path / "03_idm" / "manifest.json").write_text(text, errors="surrogateescape")
     with pytest.raises(CookbookError, match="not a manifest"): Manifest.read(tmp_path, "03_idm")
 
 
@@ -98,6 +152,5 @@ def test_checkpoints_by_name(monkeypatch, tmp_path):
 
 
 def test_importing_the_package_touches_nothing_heavy():
-    import subprocess, sys
     loaded = subprocess.run([sys.executable, "-c", "import sys, groot_cookbook, groot_cookbook.core, groot_cookbook.cli; print(*sorted(sys.modules))"], capture_output=True, text=True, check=True).stdout.split()
     assert not {"torch", "diffusers", "transformers", "matplotlib", "papermill", "mujoco"} & set(loaded)

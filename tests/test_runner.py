@@ -223,3 +223,35 @@ def test_json_and_a_changed_folder_named_by_a_parameter(project):
     assert json.loads(go(project, "--json", "--only", "00", "-p", "00.name=weights").stdout)["steps"][0]["status"] == "unchanged"
     (project / "weights" / "a").write_text("2 ")
     assert json.loads(go(project, "--json", "--only", "00", "-p", "00.name=weights").stdout)["steps"][0]["why"] == "a dataset or checkpoint changed"
+
+
+def test_a_run_folder_that_goes_away_is_one_sentence(project):
+    out = project / "runs" / "smoke"
+    p = start(project, "-p", "00.pause=4")
+    wait_for(lambda: (out / "notebooks" / ".00_first.part.ipynb").exists())
+    time.sleep(1)
+    out.parent.rename(project / "elsewhere")                           # a disk unmounted, a folder tidied away, and its parent with it
+    said = p.communicate(timeout=120)[1]
+    assert p.returncode == 1 and "Traceback" not in said and "has gone" in said
+    again = go(project)
+    assert again.returncode == 0 and digests(out)
+
+
+def test_a_manifest_of_another_version_is_made_again(complete):
+    out = complete / "runs" / "smoke"
+    before, path = digests(out), out / "00_first" / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"schema": 2}))
+    again = go(complete)
+    assert again.returncode == 0 and "its manifest is not of this version" in again.stdout and again.stdout.count("unchanged") == 1 and digests(out) == before
+
+
+def test_a_clock_that_goes_backwards_changes_no_number(project, once):
+    "The day before yesterday comes after today: between the chapters, and for what is on disk already."
+    (project / "sitecustomize.py").write_text("import time\nbegan, real = time.time(), time.time\ntime.time = lambda: 2 * began - real() - 86400 * 2\n")
+    out = project / "runs" / "smoke"
+    assert go(project, "--only", "00").returncode == 0
+    for f in out.rglob("*"): os.utime(f, (2**31, 2**31))               # ... and was made in 2038
+    later = go(project)
+    assert later.returncode == 0 and later.stdout.count("unchanged") == 1, later.stderr
+    assert digests(out) == digests(once / "runs" / "smoke") and go(project).stdout.count("unchanged") == 2
+    assert min(Manifest.read(out, s).seconds for s in digests(out)) >= 0
