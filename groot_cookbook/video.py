@@ -109,7 +109,7 @@ def _opened(path: Path) -> tuple[OrderedDict, tuple]:
     while len(films) > KEPT: films.popitem(last=False)
     return films, key
 
-
+# %% ../nbs/01a_video.ipynb #k002
 def read_frames(path: Path, indices) -> np.ndarray:  # (len(indices), H, W, 3) uint8
     "Frames of a film by number, exactly: seek to the key frame before each, decode up to it."
     times, keys, _ = frame_times(path)
