@@ -211,8 +211,7 @@ def evaluation_processes() -> dict:
 
 
 def reading() -> dict:
-    """One frame with its numbers at a time, by our reader and by lerobot 0.4.4's, one after the other on the same core; films as this project writes them (h264) and as lerobot does (AV1).
-    Frames per second of processor time, which other work on the machine distorts little; by the clock beside it. Only with --only; LEROBOT_PYTHON names the peer's Python (tests/peers/README.md)."""
+    "One frame with its numbers at a time, by our reader and by lerobot 0.4.4's on the same core; films as this project writes them (h264) and as lerobot does (AV1). By processor time, which other work distorts little, and by the clock. LEROBOT_PYTHON names the peer's Python (tests/peers/README.md)."
     import json
     import tempfile
 

@@ -1050,6 +1050,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                    'groot_cookbook/your_robot.py'),
                                            'groot_cookbook.your_robot.Proposal.__repr__': ( 'your_robot.html#proposal.__repr__',
                                                                                             'groot_cookbook/your_robot.py'),
+                                           'groot_cookbook.your_robot.Proposal.sensed': ( 'your_robot.html#proposal.sensed',
+                                                                                          'groot_cookbook/your_robot.py'),
                                            'groot_cookbook.your_robot.choose_driven': ( 'your_robot.html#choose_driven',
                                                                                         'groot_cookbook/your_robot.py'),
                                            'groot_cookbook.your_robot.cut': ('your_robot.html#cut', 'groot_cookbook/your_robot.py'),

@@ -85,6 +85,12 @@ class Proposal:
     driven: list[str]              # parts of the action that a policy drives
     findings: list[Finding]
 
+    @property
+    def sensed(self) -> list[str]:
+        "The parts of the state that a policy reads: all, or those that it drives where it cannot drive all."
+        state, action = self.modality.state, self.modality.action
+        return list(state) if len(self.driven) == len(action) else [n for n in state if n in self.driven] or list(state)
+
     def __repr__(self) -> str:
         lines = [f"{part} (said by {who}): " + ", ".join(f"{name} {s.start}:{s.stop}" for name, s in getattr(self.modality, part).items()) for part, who in self.said_by.items()]
         return "\n".join([*lines, "cameras: " + ", ".join(self.modality.cameras), "driven: " + ", ".join(self.driven), *map(str, self.findings)])
@@ -175,7 +181,7 @@ class RobotConfig(BaseDataConfig):
 def data_config(proposal: Proposal) -> str:
     "The text of `robot_config.py`: the cameras, the driven parts, and the transforms of upstream's own configurations."
     m, head = proposal.modality, PolicyConfig().action_head
-    keys = {"video": list(m.cameras), "state": [n for n in m.state if n in proposal.driven] or list(m.state), "action": proposal.driven}
+    keys = {"video": list(m.cameras), "state": proposal.sensed, "action": proposal.driven}
     return CONFIG.format(**{k: json.dumps([f"{k}.{n}" for n in names]) for k, names in keys.items()}, annotation="human.task_description",
                          horizon=head.action_horizon, states=head.max_state_dim, actions=head.action_dim)
 

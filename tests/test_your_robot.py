@@ -15,12 +15,13 @@ STAGE = "20_your_robot"
 LONG = ["--cell-limit", "3600", "--chapter-limit", "7200"]
 
 
-def brought(path, actions, names=None, modality=None, **more):
+def brought(path, actions, names=None, modality=None):
     "A dataset of one camera with these commands, (T, A); without a table unless one is given."
     actions = np.asarray(actions, np.float32)
     frames = np.random.default_rng(0).integers(0, 255, (len(actions), 16, 16, 3), dtype=np.uint8)
     e = Episode(frames, actions, actions, "lift the lid", 30., {})
-    d = write_dataset([e], path, "v3.0", "some_arm", modality=modality, names={c: names for c in OWN_COLUMN.values()} if names else None, **more)
+    names = names if isinstance(names, dict) else {c: names for c in OWN_COLUMN.values()} if names else None
+    d = write_dataset([e], path, "v3.0", "some_arm", modality=modality, names=names)
     if modality is None: (d / "meta" / "modality.json").unlink()
     return Dataset(d)
 
@@ -89,6 +90,13 @@ def test_what_does_not_fit_is_left_out_and_said(tmp_path):
     assert choose_driven(wide) == ["left_arm", "left_hand", "right_arm"]
     p = propose(brought(tmp_path / "d", waves(40), modality=wide))
     assert any("40 numbers a policy takes 32: leg are left out" in w for w in whats(p))
+
+
+def test_joints_may_be_sensed_and_a_hand_be_driven(tmp_path):
+    "As on DROID: the state is joints, the action a pose of the hand."
+    p = propose(brought(tmp_path / "d", waves(7, switch=[6]), {"observation.state": [f"joint_{i}" for i in range(6)] + ["gripper"], "action": [*"xyz", "roll", "pitch", "yaw", "gripper"]}))
+    assert list(p.modality.action) == p.driven == ["tip", "gripper"] and p.sensed == ["arm", "gripper"] and not p.findings
+    assert '["state.arm", "state.gripper"]' in data_config(p)
 
 
 def test_columns_that_stay_behind_are_named(tmp_path):
