@@ -52,12 +52,13 @@ class VideoWriter:
 
 # %% ../nbs/01a_video.ipynb #c012
 @lru_cache(maxsize=256)
-def _index(path: str, stamp: tuple) -> tuple[np.ndarray, np.ndarray, float]:   # times of all frames in order of showing; which of them are key frames; seconds per tick
+def _index(path: str, stamp: tuple) -> tuple[np.ndarray, np.ndarray, float, np.ndarray]:   # times of all frames in order of showing; which are key frames; seconds per tick; where to start
     "Where every frame of a film is, from its packets: nothing is decoded."
     with av.open(path) as container:
         stream = container.streams.video[0]
         found = sorted((p.pts, p.is_keyframe) for p in container.demux(stream) if p.pts is not None and p.size)
-        return np.array([t for t, _ in found], np.int64), np.array([k for _, k in found], bool), float(stream.time_base)
+        times, keys = np.array([t for t, _ in found], np.int64), np.array([k for _, k in found], bool)
+        return times, keys, float(stream.time_base), np.r_[0, np.flatnonzero(keys)]     # a film that begins with no key frame is decoded from its start
 
 
 def _stamp(path: Path) -> tuple[str, tuple[int, int]]:
@@ -70,7 +71,7 @@ def frame_times(path: Path) -> tuple[np.ndarray, np.ndarray, float]:  # (N,) tic
     "The film's time table."
     do = "Restore the file from its source, or record the episode again"
     if not path.is_file(): raise CookbookError("video is missing", path, do)
-    try: times, keys, tick = _index(*_stamp(path))
+    try: times, keys, tick, _ = _index(*_stamp(path))
     except (av.FFmpegError, IndexError, ValueError, OSError) as e: raise CookbookError(f"video cannot be opened ({type(e).__name__})", path, do) from e
     if not len(times): raise CookbookError("video has no frames", path, do)
     return times, keys, tick
@@ -112,17 +113,17 @@ def _opened(path: Path) -> tuple[OrderedDict, tuple]:
 # %% ../nbs/01a_video.ipynb #k002
 def read_frames(path: Path, indices) -> np.ndarray:  # (len(indices), H, W, 3) uint8
     "Frames of a film by number, exactly: seek to the key frame before each, decode up to it."
-    times, keys, _ = frame_times(path)
+    times = frame_times(path)[0]
     wanted = np.asarray(indices, np.int64).reshape(-1)
     if len(wanted) and (wanted.min() < 0 or wanted.max() >= len(times)):
         raise CookbookError(f"frame {wanted.max()} of a video of {len(times)} frames", path, "The video is shorter than its episode: restore it, or drop the episode")
     if not len(wanted): return np.zeros((0, 0, 0, 3), np.uint8)
-    each, places = np.unique(wanted, return_inverse=True)
-    starts = np.flatnonzero(keys)
-    before = np.r_[0, starts][np.searchsorted(starts, each, "right")]      # a film that begins with no key frame is decoded from its start
+    each, places = np.unique(wanted, return_inverse=True) if len(wanted) > 1 else (wanted, [0])
     films, key = {}, ()
     try:
         films, key = _opened(path)
+        starts = _index(*key)[3]
+        before = starts[np.searchsorted(starts[1:], each, "right")]
         got = [films[key].frame(int(i), int(start), times) for i, start in zip(each, before)]
     except (av.FFmpegError, IndexError, ValueError, OSError) as e:
         films.pop(key, None)                                               # its decoder is in no state to go on
