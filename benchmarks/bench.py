@@ -5,7 +5,7 @@ is reported, not an error: a machine may be busy. What cannot run (a checkpoint 
 """
 from __future__ import annotations
 
-import argparse, datetime, itertools, os, platform, resource, subprocess, sys, time
+import argparse, datetime, itertools, os, platform, resource, shutil, subprocess, sys, time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -210,6 +210,60 @@ def evaluation_processes() -> dict:
     return verdict(rows, "at least 1.8 times as fast on two cores, with the same outcomes", ratio >= 1.8 and found[0] == found[-1]) | {"ratio": round(ratio, 2), "same": found[0] == found[-1]}
 
 
+def reading() -> dict:
+    "One frame with its numbers at a time, by our reader and by lerobot 0.4.4's on the same core; films as this project writes them (h264) and as lerobot does (AV1). By processor time, which other work distorts little, and by the clock. LEROBOT_PYTHON names the peer's Python (tests/peers/README.md)."
+    import json
+    import tempfile
+
+    import av
+    import numpy as np
+
+    from groot_cookbook.camera import Camera
+    from groot_cookbook.episodes import TABLETOP, Episode, write_dataset
+    from groot_cookbook.video import read_frames
+    from groot_cookbook.workspace import HZ, Tabletop, expert as plan, sample_scene, seeds, simulate
+    peer = os.environ.get("LEROBOT_PYTHON", "")
+    if not Path(peer).is_file(): raise core.CookbookError("no Python with lerobot", peer or "LEROBOT_PYTHON", "Make its environment as tests/peers/README.md says, and name its python")
+
+    def filmed(seed: int) -> Episode:
+        world, trace = Tabletop(Camera(size=256)), simulate(scene := sample_scene(seed), plan(scene))
+        world.arrange(scene)
+        return Episode(np.stack([world.pose(q).look().rgb for q in trace.qpos]), trace.state, trace.actions, scene.instruction, float(HZ))
+
+    def recoded(path: Path) -> None:
+        "A film in lerobot's own coding."
+        frames = read_frames(path, range(sum(e.length for e in episodes)))
+        with av.open(str(path), "w") as film:
+            stream = film.add_stream("libsvtav1", rate=HZ, options={"g": "2", "crf": "30", "preset": "12"})
+            stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"
+            for image in frames: film.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+            film.mux(stream.encode())
+
+    def read(python: str, reader: str, path: Path) -> dict:
+        pinned = ["taskset", "-c", str(min(os.sched_getaffinity(0)))] if shutil.which("taskset") else []
+        done = subprocess.run([*pinned, python, str(ROOT / "benchmarks" / "read.py"), reader, str(path), "400"], cwd=ROOT, capture_output=True, text=True,
+                              env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "SVT_LOG": "0"})
+        if done.returncode: raise core.CookbookError((done.stderr.strip().splitlines() or ["ended without a word"])[-1], reader)
+        return json.loads(done.stdout.splitlines()[-1])
+
+    rows, readers = [], {"ours": sys.executable, "lerobot": peer}
+    with tempfile.TemporaryDirectory() as folder:
+        episodes = [filmed(s) for s in seeds("teleop", 4)]
+        for coding in ("h264", "AV1"):
+            path = write_dataset(episodes, Path(folder) / coding, "v3.0", modality=TABLETOP)
+            if coding == "AV1": recoded(next(path.rglob("*.mp4")))
+            found = {name: read(python, name, path) for name, python in readers.items()}
+            apart = max(abs(a - b) for a, b in zip(*(f["sums"] for f in found.values()))) / (256 * 256 * 3)
+            for order, (name, f) in itertools.product(("in order", "at random"), found.items()):
+                ms = [1e3 * e["cpu_seconds"] / e["frames"] for e in f[order]]
+                rows.append({"backend": name, "scope": f"{coding} {order}", "p50": float(np.median(ms)), "p99": max(ms), "samples_ms": [round(v, 4) for v in ms],
+                             "frames_per_cpu_s": round(1e3 / float(np.median(ms)), 1), "frames_per_s": round(float(np.median([e["frames"] / e["seconds"] for e in f[order]])), 1),
+                             "mean_levels_apart": round(apart, 4)})
+    speed = {(r["backend"], r["scope"]): r["frames_per_cpu_s"] for r in rows}
+    ratios = {scope: round(v / speed["lerobot", scope], 2) for (name, scope), v in speed.items() if name == "ours"}
+    return verdict(rows, "at least twice lerobot's frames per second, in order and at random, in both codings", min(ratios.values()) >= 2) | {"ratios": ratios}
+
+
 def memory_mb(process: subprocess.Popen) -> int:
     "What a process and all below it hold together, pages that they share counted once (proportional set size)."
     import psutil
@@ -249,8 +303,8 @@ def laptop() -> dict:
     return whole_run("laptop", 15)
 
 
-BENCHMARKS: dict[str, Callable[[], dict]] = {f.__name__: f for f in (camera_frame, episode, expert, dream, idm_frames, policy_latency, finetune_speed, evaluation_processes, smoke, laptop, dream_worth)}
-SLOW = {"dream_worth"}       # a quarter of an hour, and no benchmark of speed: by name only
+BENCHMARKS: dict[str, Callable[[], dict]] = {f.__name__: f for f in (camera_frame, episode, expert, dream, idm_frames, policy_latency, finetune_speed, evaluation_processes, smoke, laptop, dream_worth, reading)}
+SLOW = {"dream_worth", "reading"}       # by name only: the one takes a quarter of an hour, the other needs a peer
 
 
 # --- what surrounds a measurement --------------------------------------------------------------------------------

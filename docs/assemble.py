@@ -36,7 +36,7 @@ def chapter(page: Path, out: Path) -> list[tuple[Path, str]]: # figures with the
         if cell.cell_type == "markdown": cell.source = linked(cell.source, page); continue
         if cell.cell_type != "code": continue
         if cell.source.startswith("#| default_exp"): cell.metadata["tags"] = ["remove-cell"]
-        if re.search(r"^strip\(\d\)$", cell.source, re.M): cell.metadata["tags"] = ["remove-input"]
+        if re.search(r"^strip\(\d+\)$", cell.source, re.M): cell.metadata["tags"] = ["remove-input"]
         cell.source = re.sub(r"^#\| export\n", "", cell.source)
         for output in cell.outputs:
             for kind in KINDS.keys() & output.get("data", {}).keys():

@@ -128,14 +128,11 @@ def do_validate(args) -> int:
 
 
 def do_convert(args) -> int:
-    from .episodes import Dataset, write_dataset
+    from .episodes import Dataset, convert
     runner.check_dataset(args.path)
     if Path(args.out).exists(): raise CookbookError("the folder exists already", args.out, "Choose another folder with --out")
-    source = Dataset(Path(args.path))
-    written = write_dataset((source[i] for i in range(len(source))), Path(args.out), version=args.to, robot_type=source.robot_type, modality=source.modality)
-    kept, cameras = source.modality.video_key, source.layout.cameras
-    if len(cameras) > 1: print(f"An Episode carries one camera: {kept} is kept, {', '.join(c for c in cameras if c != kept)} are left out")
-    print(f"{len(source)} episodes written as LeRobot {args.to} to {_short(Path(written))}")
+    written = convert(args.path, args.out, args.to)
+    print(f"{len(Dataset(written))} episodes written as LeRobot {args.to} to {_short(written)}")
     return 0
 
 

@@ -276,16 +276,17 @@ def show(fig, alt: str) -> None:
 
 
 def strip(lit: int) -> None:
-    "The pipeline, with stage `lit` in colour: the same small figure on top of every chapter."
+    "The pipeline, with stage `lit` in colour: the same small figure on top of every chapter. A chapter of a further shelf stands beside the ten."
     import matplotlib.pyplot as plt
     style()
-    names = ["workspace", "episodes", "dreaming", "idm", "filtering", "policy", "finetuning", "evaluation", "export", "benchmark"]
-    fig, ax = plt.subplots(figsize=(9.6, .55))
-    for i, name in enumerate(names):
-        on = i == lit
-        ax.text(i, 0, f"{i:02d}\n{name}", ha="center", va="center", fontsize=7.5, color="white" if on else INK,
+    names = dict(enumerate(["workspace", "episodes", "dreaming", "idm", "filtering", "policy", "finetuning", "evaluation", "export", "benchmark"]))
+    if lit not in names: names[lit] = next((Path(__file__).parent.parent / "nbs").glob(f"{lit}_*.ipynb")).stem[3:].replace("_", " ")
+    fig, ax = plt.subplots(figsize=(.96 * len(names), .55))
+    for i, (number, name) in enumerate(names.items()):
+        on = number == lit
+        ax.text(i, 0, f"{number:02d}\n{name}", ha="center", va="center", fontsize=7.5, color="white" if on else INK,
                 bbox=dict(boxstyle="round,pad=.35", fc=ACCENT if on else "#eef2f4", ec=ACCENT if on else MUTED))
-        if i: ax.annotate("", (i - .42, 0), (i - .58, 0), arrowprops=dict(arrowstyle="->", color=MUTED))
+        if i and number == i: ax.annotate("", (i - .42, 0), (i - .58, 0), arrowprops=dict(arrowstyle="->", color=MUTED))
     ax.set(xlim=(-.6, len(names) - .4), ylim=(-.5, .5)); ax.axis("off")
     show(fig, f"The ten stages of the pipeline in order; {names[lit]} is highlighted")
 

@@ -35,6 +35,7 @@ class Episode:
     instruction: str
     fps: float
     provenance: dict = field(default_factory=dict)
+    views: dict[str, np.ndarray] = field(default_factory=dict)   # what other cameras saw: short name -> (T, h, w, 3) uint8 RGB
 
     def __post_init__(self):
         for name, a in (("state", self.state), ("actions", self.actions)):
@@ -44,9 +45,10 @@ class Episode:
                 t, d = np.argwhere(~np.isfinite(a))[0]
                 raise CookbookError(f"{name}[{t}, {d}] is {a[t, d]}", "Episode", "Drop the episode or repair the recording: no model can learn from it")
             object.__setattr__(self, name, a)
-        f = self.frames
-        if f.ndim != 4 or f.shape[-1] != 3 or f.dtype != np.uint8 or not len(f):
-            raise CookbookError(f"frames are {f.dtype} {f.shape}", "Episode", "Give (T, H, W, 3) uint8 RGB")
+        for f in (self.frames, *self.views.values()):
+            if f.ndim != 4 or f.shape[-1] != 3 or f.dtype != np.uint8 or not len(f):
+                raise CookbookError(f"frames are {f.dtype} {f.shape}", "Episode", "Give (T, H, W, 3) uint8 RGB")
+            if len(f) != len(self.frames): raise CookbookError(f"cameras saw {len(f)} and {len(self.frames)} frames", "Episode", "Give each camera the same clock")
 
     @property
     def length(self) -> int: return len(self.frames)
@@ -150,6 +152,7 @@ def write_dataset(
     robot_type: str = "tabletop_arm",
     camera: str = "",                     # short name, column observation.images.<camera>; the modality's, else "front"
     modality: Modality | None = None,     # whole vectors where it is not told
+    names: dict[str, list[str]] | None = None,   # column -> a name for each of its numbers; after their parts where not told
 ) -> Path:
     "Write a dataset out of sight and rename: half a dataset is never seen, the same episodes give the same bytes."
     path = Path(path)
@@ -161,7 +164,7 @@ def write_dataset(
     for leftover in (part, old): shutil.rmtree(leftover, ignore_errors=True)
     writer = None
     try:
-        writer = WRITERS[version](part, robot_type, camera or (modality.video if modality else "front"), modality)
+        writer = WRITERS[version](part, robot_type, camera or (modality.video if modality else "front"), modality, names)
         for e in episodes: writer.add(e)
         if not writer.rows: raise CookbookError("no episodes to write", path, "Give at least one")
         writer.finish()
@@ -187,20 +190,23 @@ def choose(layout: Layout, camera: str | None = None) -> Modality:
         table = read_json(file)
         found = parse_modality(table, file, camera)
         if camera is None and found.video_key not in usable: found = parse_modality(table, file, usable[0])
+        listed = {key: name for name, key in found.cameras.items()}
     else:
         key = next((key for key in layout.cameras if camera in (key, key.split(".")[-1])), camera or usable[0])
-        found = Modality.whole(states, actions, key.split(".")[-1], key)
+        found, listed = Modality.whole(states, actions, key.split(".")[-1], key), {}
     if found.video_key not in layout.cameras:
         raise CookbookError(f"no camera called {camera or found.video_key!r}", info, f"Choose one of {', '.join(layout.cameras)}")
-    return found.check(states, actions, file or info)
+    others = {listed.get(key) or key.split(".")[-1]: key for key in usable if key != found.video_key}
+    return replace(found, others=others).check(states, actions, file or info)
 
 # %% ../nbs/01_episodes.ipynb #c032
 class Dataset(Sequence):
     "A LeRobot dataset on disk (v2.0, v2.1, v3.0): opens at once, decodes an episode when it is asked for."
-    def __init__(self, path: str | Path, camera: str | None = None):    # camera: short name or column
+    def __init__(self, path: str | Path, camera: str | None = None, views: bool = False):    # camera: short name or column; views: decode the other cameras too
         self.layout = read_layout(path)
         self.path, self.fps, self.robot_type = self.layout.root, self.layout.fps, self.layout.robot_type
-        self.modality = choose(self.layout, camera)
+        self.modality, self.views = choose(self.layout, camera), views
+        self.checked: dict[str, Path] = {}                               # films whose paths were found to stay inside the folder
 
     def __len__(self) -> int: return len(self.layout.entries)
 
@@ -209,7 +215,8 @@ class Dataset(Sequence):
 
     def __getitem__(self, i: int) -> Episode:
         state, actions, instruction = self.rows(i)
-        return Episode(self.frames(i, range(len(state))), state, actions, instruction, self.fps, self.layout.entries[i].provenance)
+        views = {name: self.frames(i, range(len(state)), name) for name in self.modality.others} if self.views else {}
+        return Episode(self.frames(i, range(len(state))), state, actions, instruction, self.fps, self.layout.entries[i].provenance, views)
 
     def rows(self, i: int) -> tuple[np.ndarray, np.ndarray, str]:        # (T, S), (T, A), instruction
         "The numbers and the sentence of an episode, its film untouched."
@@ -221,11 +228,16 @@ class Dataset(Sequence):
             if v.shape[1] != (width := self.layout.width(column)): raise CookbookError(f"{column} is {v.shape[1]} wide, meta/info.json says {width}", where, "Restore the file, or correct the shape in info.json")
         return *vectors, spoken(self.layout, entry, table, note)
 
-    def frames(self, i: int, indices: Iterable[int]) -> np.ndarray:      # (len(indices), H, W, 3) uint8
-        "Frames of an episode by their number in it."
-        name, begin = self.layout.entries[i].videos.get(self.modality.video_key, ("", 0.0))
-        if not name: raise CookbookError(f"episode {i} has no film of {self.modality.video_key}", self.path, "Choose another camera")
-        return read_frames(inside(self.path, name), np.asarray(list(indices), np.int64) + round(begin * self.fps))
+    def frames(self, i: int, indices: Iterable[int], camera: str = "") -> np.ndarray:      # (len(indices), H, W, 3) uint8
+        "Frames of an episode by their number in it; of the camera that is learned from unless another is named."
+        key = self.modality.cameras[camera or self.modality.video]
+        name, begin = self.layout.entries[i].videos.get(key, ("", 0.0))
+        if not name: raise CookbookError(f"episode {i} has no film of {key}", self.path, "Choose another camera")
+        if name not in self.checked: self.checked[name] = inside(self.path, name)
+        return read_frames(self.checked[name], np.asarray(list(indices), np.int64) + round(begin * self.fps))
+
+    @property
+    def names(self) -> dict[str, list[str]]: return {column: self.layout.names(column) for column in OWN_COLUMN.values()}   # of each number; [] where not told
 
     @property
     def stats(self) -> dict[str, dict[str, np.ndarray]]: return statistics(self)   # "state", "action" -> mean, std, min, max, q01, q99
@@ -249,10 +261,10 @@ def statistics(dataset: Dataset) -> dict[str, dict[str, np.ndarray]]:
     return found if len(found) == 2 else recompute(dataset) | found
 
 # %% ../nbs/01_episodes.ipynb #c039
-def convert(path: str | Path, to: str | Path, version: str, camera: str | None = None) -> Path:
-    "A dataset in another version of the format, one episode in memory at a time."
-    d = Dataset(path, camera)
-    return write_dataset(d, to, version, d.robot_type, modality=d.modality)
+def convert(path: str | Path, to: str | Path, version: str, camera: str | None = None, modality: Modality | None = None) -> Path:
+    "A dataset in another version of the format, all its cameras, one episode in memory at a time."
+    d = Dataset(path, camera, views=True)
+    return write_dataset(d, to, version, d.robot_type, modality=modality or d.modality, names=d.names)
 
 # %% ../nbs/01_episodes.ipynb #c042
 def at_rate(e: Episode, fps: float) -> Episode:
@@ -267,7 +279,7 @@ def at_rate(e: Episode, fps: float) -> Episode:
     given = np.ceil(ticks + ratio - 1e-6).astype(int).clip(1, e.length) - 1     # the last command before the next tick
     actions = e.actions[given]
     if length > 1: actions[-1] = actions[-2]                                    # the row of the last frame repeats the one before, here too
-    return replace(e, frames=e.frames[nearest], state=state, actions=actions, fps=float(fps))
+    return replace(e, frames=e.frames[nearest], state=state, actions=actions, fps=float(fps), views={name: v[nearest] for name, v in e.views.items()})
 
 # %% ../nbs/01_episodes.ipynb #c045
 class RatioSampler:
@@ -308,6 +320,8 @@ class Part(Sequence):
     "Some episodes of a dataset, still on disk."
     def __init__(self, dataset: Dataset, numbers: Sequence[int]): self.dataset, self.numbers = dataset, numbers
     def __len__(self) -> int: return len(self.numbers)
+    @property
+    def modality(self) -> Modality: return self.dataset.modality
     def __getitem__(self, i: int) -> Episode: return self.dataset[self.numbers[i]]
 
 

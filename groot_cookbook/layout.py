@@ -33,6 +33,7 @@ class Modality:
     video: str = "front"                          # short name of the camera
     video_key: str = ""                           # its column, observation.images.<video> unless told
     annotation: str = "human.task_description"    # column annotation.<this> holds the task's number
+    others: dict[str, str] = field(default_factory=dict)   # further cameras: short name -> column
 
     def __post_init__(self):
         if not self.video_key: object.__setattr__(self, "video_key", f"observation.images.{self.video}")
@@ -54,7 +55,12 @@ class Modality:
     def to_dict(self) -> dict:
         "The content of `meta/modality.json`."
         parts = {part: {name: {"start": s.start, "end": s.stop} for name, s in getattr(self, part).items()} for part in ("state", "action")}
-        return {**parts, "video": {self.video: {"original_key": self.video_key}}, "annotation": {self.annotation: {}}}
+        return {**parts, "video": {name: {"original_key": key} for name, key in self.cameras.items()}, "annotation": {self.annotation: {}}}
+
+    @property
+    def cameras(self) -> dict[str, str]:
+        "Short name -> column of every camera, the one that is learned from first."
+        return {self.video: self.video_key, **self.others}
 
 # %% ../nbs/01b_layout.ipynb #c010
 OWN_COLUMN = {"state": "observation.state", "action": "action"}
@@ -67,7 +73,7 @@ def whole(value) -> int:
 
 
 def parse_modality(value, where: str | Path, camera: str | None = None) -> Modality:  # content of meta/modality.json -> Modality
-    "Modality from its JSON; `camera` picks a video by short name or column, else the first is taken."
+    "Modality from its JSON; `camera` picks the video to learn from by short name or column, else the first is taken."
     do = "Write it as {\"state\": {NAME: {\"start\": 0, \"end\": 6}}, \"action\": {…}, \"video\": {NAME: {\"original_key\": COLUMN}}}"
     try:
         parts = {part: {name: slice(whole(s["start"]), whole(s["end"])) for name, s in (value.get(part) or {}).items()
@@ -81,7 +87,7 @@ def parse_modality(value, where: str | Path, camera: str | None = None) -> Modal
     if not chosen and camera: videos[camera.split(".")[-1]], chosen = camera if "." in camera else f"observation.images.{camera}", [camera.split(".")[-1]]
     video = chosen[0] if chosen else "front"
     told = [n for n in notes if n.endswith("task_description")] + list(notes) + ["human.task_description"]
-    return Modality(parts["state"], parts["action"], video, videos.get(video, ""), told[0])
+    return Modality(parts["state"], parts["action"], video, videos.get(video, ""), told[0], {n: key for n, key in videos.items() if n != video})
 
 # %% ../nbs/01b_layout.ipynb #c013
 @dataclass(frozen=True)
@@ -122,6 +128,14 @@ class Layout:
 
     @property
     def task_table(self) -> str: return "meta/tasks.parquet" if self.version == "v3.0" else "meta/tasks.jsonl"
+
+    def names(self, column: str) -> list[str]:
+        "A name for each number of a vector column, however they are nested (lists, axes, name -> place); empty where they do not tell."
+        def flat(v) -> list[str]:
+            if isinstance(v, dict): return sorted(v, key=v.get) if all(type(i) is int for i in v.values()) else flat(list(v.values()))
+            return [name for part in v for name in flat(part)] if isinstance(v, (list, tuple)) else [v] if isinstance(v, str) else []
+        found = flat(self.features.get(column, {}).get("names"))
+        return found if len(found) == self.width(column) else []
 
 # %% ../nbs/01b_layout.ipynb #c015
 V2_DATA = "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet"

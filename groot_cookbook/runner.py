@@ -250,7 +250,7 @@ def prepare(profile="smoke", out=None, start=None, only=(), dataset=None, sets=(
     sets = list(sets)
     if dataset:
         dataset = check_dataset(dataset)
-        sets.insert(0, f"01.dataset={dataset}")
+        sets[:0] = [f"{c.name}.dataset={dataset}" for c in available if "dataset" in c.parameters()]
     params = resolve(available, blocks, f"nbs/params/{profile}.yaml", sets)
     selected = [pick(available, o) for o in only] if only else [c for c in available if c.name.startswith(SPINE)]
     if start: selected = [c for c in selected if c.name >= pick(available, start).name]

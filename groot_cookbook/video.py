@@ -5,17 +5,20 @@
 # %% ../nbs/01a_video.ipynb #c004
 from __future__ import annotations
 
+import os, threading
+from collections import OrderedDict
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
 
 import av
 import numpy as np
+from av.video.reformatter import VideoReformatter
 
 from .core import CookbookError
 
 # %% auto #0
-__all__ = ['MOST_PIXELS', 'VideoWriter', 'frame_times', 'read_frames']
+__all__ = ['MOST_PIXELS', 'KEPT', 'VideoWriter', 'frame_times', 'Film', 'read_frames']
 
 # %% ../nbs/01a_video.ipynb #c008
 class VideoWriter:
@@ -56,50 +59,85 @@ def _open(path: Path | str):
     return av.open(str(path), format="mp4")
 
 
-@lru_cache(maxsize=64)
-def _index(path: str, stamp: tuple) -> tuple[np.ndarray, np.ndarray]:   # times of all frames in order of showing; which of them are key frames
+@lru_cache(maxsize=256)
+def _index(path: str, stamp: tuple) -> tuple[np.ndarray, np.ndarray, float, np.ndarray]:   # times of all frames in order of showing; which are key frames; seconds per tick; where to start
     "Where every frame of a film is, from its packets: nothing is decoded."
     with _open(path) as container:
         stream = container.streams.video[0]
         if stream.frames > stamp[1] or stream.width * stream.height > MOST_PIXELS: raise ValueError("more frames than bytes, or more pixels than a camera has")
         found = sorted((p.pts, p.is_keyframe) for p in container.demux(stream) if p.pts is not None and p.size)
-    return np.array([t for t, _ in found], np.int64), np.array([k for _, k in found], bool)
+        times, keys = np.array([t for t, _ in found], np.int64), np.array([k for _, k in found], bool)
+        return times, keys, float(stream.time_base), np.r_[0, np.flatnonzero(keys)]     # a film that begins with no key frame is decoded from its start
+
+
+def _stamp(path: Path) -> tuple[str, tuple[int, int]]:
+    "A file as it is now: another one of the same name is another film."
+    stat = path.stat()
+    return str(path), (stat.st_mtime_ns, stat.st_size)
 
 
 def frame_times(path: Path) -> tuple[np.ndarray, np.ndarray, float]:  # (N,) ticks, (N,) key frame?, seconds per tick
     "The film's time table."
     do = "Restore the file from its source, or record the episode again"
     if not path.is_file(): raise CookbookError("video is missing", path, do)
-    try:
-        times, keys = _index(str(path), (path.stat().st_mtime_ns, path.stat().st_size))
-        with _open(path) as container: tick = float(container.streams.video[0].time_base)
+    try: times, keys, tick, _ = _index(*_stamp(path))
     except (av.FFmpegError, IndexError, ValueError, TypeError, OSError) as e: raise CookbookError(f"video cannot be opened ({type(e).__name__})", path, do) from e
     if not len(times): raise CookbookError("video has no frames", path, do)
     return times, keys, tick
 
 # %% ../nbs/01a_video.ipynb #c015
+KEPT = 8        # films that a thread keeps open
+
+
+class Film:
+    "An open film, whose decoder goes on from where it stands."
+    def __init__(self, path: str):
+        self.container, self.colours = _open(path), VideoReformatter()
+        self.stream, self.decoder, self.at = self.container.streams.video[0], iter(()), np.inf     # `at`: the last frame that was decoded
+        self.stream.thread_count = 1                                       # loaders work side by side; threads for a frame or two cost more than they give
+
+    def frame(self, i: int, start: int, times: np.ndarray) -> np.ndarray | None:    # number, key frame before it, the time table -> (H, W, 3) uint8
+        "One frame by number; None where it cannot be decoded."
+        if not start - 1 <= self.at < i:                                   # behind us, or beyond a key frame that we have not reached: jump
+            self.container.seek(int(times[start]), stream=self.stream)
+            self.decoder, self.at = self.container.decode(self.stream), start - 1
+        for frame in self.decoder:
+            self.at = int(np.searchsorted(times, frame.pts)) if frame.pts is not None else self.at + 1
+            if self.at >= i: return self.colours.reformat(frame, format="rgb24", threads=1).to_ndarray() if self.at == i and not frame.is_corrupt else None
+
+
+_mine = threading.local()
+
+
+def _opened(path: Path) -> tuple[OrderedDict, tuple]:
+    "The films that this thread keeps open, and the key of this one. After a fork a process begins with none: two readers of one file would move each other's place."
+    if getattr(_mine, "process", 0) != os.getpid():      # films of the parent are kept, for to close one would wait for its decoder's threads, which stayed behind
+        _mine.process, _mine.films, _mine.inherited = os.getpid(), OrderedDict(), getattr(_mine, "films", None)
+    films, key = _mine.films, _stamp(path)
+    if key not in films: films[key] = Film(str(path))
+    films.move_to_end(key)
+    while len(films) > KEPT: films.popitem(last=False)
+    return films, key
+
+# %% ../nbs/01a_video.ipynb #k002
 def read_frames(path: Path, indices) -> np.ndarray:  # (len(indices), H, W, 3) uint8
     "Frames of a film by number, exactly: seek to the key frame before each, decode up to it."
-    times, keys, _ = frame_times(path)
+    times = frame_times(path)[0]
     wanted = np.asarray(indices, np.int64).reshape(-1)
     if len(wanted) and (wanted.min() < 0 or wanted.max() >= len(times)):
         raise CookbookError(f"frame {wanted.max()} of a video of {len(times)} frames", path, "The video is shorter than its episode: restore it, or drop the episode")
-    got, starts = {}, np.flatnonzero(keys)
+    if not len(wanted): return np.zeros((0, 0, 0, 3), np.uint8)
+    each, places = np.unique(wanted, return_inverse=True) if len(wanted) > 1 else (wanted, [0])
+    films, key = {}, ()
     try:
-        with _open(path) as container:
-            stream, decoder, at = container.streams.video[0], iter(()), -1            # `at`: the last frame that was decoded
-            for i in np.unique(wanted):
-                start = starts[np.searchsorted(starts, i, "right") - 1] if len(starts) and starts[0] <= i else 0
-                if at < 0 or start > at:                                              # further on than the key frame before it: jump
-                    container.seek(int(times[start]), stream=stream)
-                    decoder = container.decode(stream)
-                for frame in decoder:
-                    at = int(np.searchsorted(times, frame.pts)) if frame.pts is not None else at + 1
-                    if at == i and not frame.is_corrupt: got[int(i)] = frame.to_ndarray(format="rgb24")
-                    if at >= i: break
+        films, key = _opened(path)
+        starts = _index(*key)[3]
+        before = starts[np.searchsorted(starts[1:], each, "right")]
+        got = [films[key].frame(int(i), int(start), times) for i, start in zip(each, before)]
     except (av.FFmpegError, IndexError, ValueError, OSError) as e:
+        films.pop(key, None)                                               # its decoder is in no state to go on
         raise CookbookError(f"video breaks off while reading ({type(e).__name__})", path, "Restore the file from its source, or record the episode again") from e
-    if lost := [int(i) for i in wanted if int(i) not in got]:
+    if lost := [int(i) for i, frame in zip(each, got) if frame is None]:
         raise CookbookError(f"frame {lost[0]} cannot be decoded", path, "The file is damaged there: restore it from its source")
-    if len({f.shape for f in got.values()}) > 1: raise CookbookError("frames change their size within the video", path, "Record the episode again, at one size")
-    return np.stack([got[int(i)] for i in wanted]) if len(wanted) else np.zeros((0, 0, 0, 3), np.uint8)
+    if len({frame.shape for frame in got}) > 1: raise CookbookError("frames change their size within the video", path, "Record the episode again, at one size")
+    return np.stack([got[place] for place in places])

@@ -5,7 +5,7 @@
 # %% ../nbs/01c_writing.ipynb #c004
 from __future__ import annotations
 
-import json
+import json, re
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -23,7 +23,8 @@ if TYPE_CHECKING: from groot_cookbook.episodes import Episode
 
 # %% auto #0
 __all__ = ['MEASURES', 'TABLETOP', 'DATA_MB', 'VIDEO_MB', 'FILES_PER_CHUNK', 'PANDAS_INDEX', 'WRITERS', 'summarise', 'Tally',
-           'columns_of', 'to_table', 'features_of', 'Writer', 'write_lines', 'WriterV21', 'numbered', 'WriterV30']
+           'columns_of', 'to_table', 'films_of', 'features_of', 'Writer', 'write_lines', 'WriterV21', 'numbered',
+           'WriterV30']
 
 # %% ../nbs/01c_writing.ipynb #c008
 MEASURES = ("mean", "std", "min", "max", "q01", "q99")
@@ -40,13 +41,14 @@ class Tally:
     "Statistics of everything written so far: numbers are kept, pixels only counted."
     def __init__(self):
         self.columns: dict[str, list[np.ndarray]] = {}
-        self.pixels = np.zeros((3, 256), np.int64)               # how often each value occurs in each colour
+        self.pixels: dict[str, np.ndarray] = {}                  # camera's column -> (3, 256): how often each value occurs in each colour
         self.frames = 0
 
-    def add(self, columns: dict[str, np.ndarray], frames: np.ndarray) -> None:
+    def add(self, columns: dict[str, np.ndarray], films: dict[str, np.ndarray]) -> None:
         for name, values in columns.items(): self.columns.setdefault(name, []).append(values)
-        some = frames[:: max(1, len(frames) // 32)]              # a few dozen frames tell an episode's colours
-        self.pixels += np.stack([np.bincount(some[..., c].reshape(-1), minlength=256) for c in range(3)])
+        for key, frames in films.items():
+            some = frames[:: max(1, len(frames) // 32)]          # a few dozen frames tell an episode's colours
+            self.pixels[key] = self.pixels.get(key, 0) + np.stack([np.bincount(some[..., c].reshape(-1), minlength=256) for c in range(3)])
         self.frames += len(some)
 
     def numbers(self, count: bool = False) -> dict[str, dict]:
@@ -54,14 +56,17 @@ class Tally:
         found = {name: np.concatenate(parts) for name, parts in self.columns.items()}
         return {name: {k: v.tolist() for k, v in summarise(a).items()} | ({"count": [len(a)]} if count else {}) for name, a in found.items()}
 
-    def images(self) -> dict[str, list]:
-        "Measures of the pixels in 0..1, each of LeRobot's shape (3, 1, 1)."
-        levels, share = np.arange(256) / 255, self.pixels / self.pixels.sum(1, keepdims=True)
+    def images(self) -> dict[str, dict]:
+        "Measures of each camera's pixels in 0..1, each of LeRobot's shape (3, 1, 1)."
+        return {key: self._colours(counts) | {"count": [self.frames]} for key, counts in self.pixels.items()}
+
+    def _colours(self, counts: np.ndarray) -> dict[str, list]:
+        levels, share = np.arange(256) / 255, counts / counts.sum(1, keepdims=True)
         mean = share @ levels
         std = np.sqrt(np.maximum(0, share @ levels**2 - mean**2))
         cumulated = share.cumsum(1)
         at = {n: levels[(cumulated < q).sum(1).clip(0, 255)] for n, q in (("min", 1e-12), ("q01", .01), ("q99", .99), ("max", 1 - 1e-12))}
-        return {n: v.reshape(3, 1, 1).tolist() for n, v in {"mean": mean, "std": std, **at}.items()} | {"count": [self.frames]}
+        return {n: v.reshape(3, 1, 1).tolist() for n, v in {"mean": mean, "std": std, **at}.items()}
 
 # %% ../nbs/01c_writing.ipynb #c012
 def columns_of(e: Episode, index: int, first: int, task: int) -> dict[str, np.ndarray]:  # column -> (T, D)
@@ -83,17 +88,23 @@ def to_table(columns: dict[str, np.ndarray]) -> pa.Table:
     return pa.table({name: one(name, v) for name, v in columns.items()})
 
 
-def features_of(columns: dict[str, np.ndarray], modality: Modality, e: Episode, fps: float) -> dict[str, dict]:
-    "The `features` table of `info.json`."
-    def names(part: dict[str, slice], width: int) -> list[str]:
+def films_of(e: Episode, modality: Modality) -> dict[str, np.ndarray]:  # column -> (T, H, W, 3) uint8
+    "What each camera saw of an episode."
+    return {modality.video_key: e.frames} | {modality.others[name]: frames for name, frames in e.views.items()}
+
+
+def features_of(columns: dict[str, np.ndarray], films: dict[str, np.ndarray], modality: Modality, fps: float, names: dict[str, list[str]]) -> dict[str, dict]:
+    "The `features` table of `info.json`; a number that has no name is named after its part."
+    def named(column: str, part: dict[str, slice], width: int) -> list[str]:
         told = {i: f"{name}_{i - s.start}" for name, s in part.items() for i in range(s.start, s.stop)}
-        return [told.get(i, f"motor_{i}") for i in range(width)]
-    named = {"observation.state": modality.state, "action": modality.action}
-    height, width = e.frames.shape[1:3]
-    film = {"video.height": height, "video.width": width, "video.codec": "h264", "video.pix_fmt": "yuv444p" if height % 2 or width % 2 else "yuv420p",
-            "video.is_depth_map": False, "video.fps": fps, "video.channels": 3, "has_audio": False}
-    table = {n: {"dtype": str(v.dtype), "shape": [v.shape[1]], "names": names(named[n], v.shape[1]) if n in named else None} for n, v in columns.items()}
-    return table | {modality.video_key: {"dtype": "video", "shape": [height, width, 3], "names": ["height", "width", "channels"], "info": film}}
+        return names.get(column) or [told.get(i, f"motor_{i}") for i in range(width)]
+    def film(height: int, width: int) -> dict:
+        about = {"video.height": height, "video.width": width, "video.codec": "h264", "video.pix_fmt": "yuv444p" if height % 2 or width % 2 else "yuv420p",
+                 "video.is_depth_map": False, "video.fps": fps, "video.channels": 3, "has_audio": False}
+        return {"dtype": "video", "shape": [height, width, 3], "names": ["height", "width", "channels"], "info": about}
+    parts = {"observation.state": modality.state, "action": modality.action}
+    table = {n: {"dtype": str(v.dtype), "shape": [v.shape[1]], "names": named(n, parts[n], v.shape[1]) if n in parts else None} for n, v in columns.items()}
+    return table | {key: film(*frames.shape[1:3]) for key, frames in films.items()}
 
 # %% ../nbs/01c_writing.ipynb #c015
 TABLETOP = Modality({"arm": slice(0, 6), "gripper": slice(6, 7)}, {"arm": slice(0, 6), "gripper": slice(6, 7)})
@@ -103,8 +114,8 @@ class Writer:
     "What both versions of the format share: episodes come one at a time and are forgotten once written."
     version = ""
 
-    def __init__(self, root: Path, robot_type: str, camera: str, modality: Modality | None):
-        self.root, self.robot_type, self.camera, self.modality = root, robot_type, camera, modality
+    def __init__(self, root: Path, robot_type: str, camera: str, modality: Modality | None, names: dict[str, list[str]] | None = None):
+        self.root, self.robot_type, self.camera, self.modality, self.names = root, robot_type, camera, modality, names or {}
         self.tasks: dict[str, int] = {}
         self.rows: list[dict] = []                               # of the episode table
         self.total, self.frames = Tally(), 0
@@ -112,14 +123,14 @@ class Writer:
 
     def add(self, e: Episode) -> None:
         where, index = f"episode {len(self.rows)}", len(self.rows)
-        shape = (e.frames.shape[1:], e.state.shape[1], e.actions.shape[1], e.fps)
+        shape = (e.frames.shape[1:], e.state.shape[1], e.actions.shape[1], e.fps, {name: v.shape[1:] for name, v in e.views.items()})
         if not self.rows: self.begin(e, shape)
-        if shape != self.shape: raise CookbookError(f"image, state, action and fps are {shape}, those of the first were {self.shape}", where, "Write episodes of one kind to one dataset")
+        if shape != self.shape: raise CookbookError(f"image, state, action, fps and other cameras are {shape}, those of the first were {self.shape}", where, "Write episodes of one kind to one dataset")
         task = self.tasks.setdefault(e.instruction, len(self.tasks))
-        columns, tally = columns_of(e, index, self.frames, task), Tally()
-        for t in (tally, self.total): t.add(columns, e.frames)
+        columns, films, tally = columns_of(e, index, self.frames, task), films_of(e, self.modality), Tally()
+        for t in (tally, self.total): t.add(columns, films)
         self.rows.append({"episode_index": index, "tasks": [e.instruction], "length": e.length})
-        self.put(e, index, to_table(columns), tally)
+        self.put(e, index, to_table(columns), films, tally)
         self.frames += e.length
 
     def begin(self, e: Episode, shape: tuple) -> None:
@@ -127,10 +138,13 @@ class Writer:
         states, actions = e.state.shape[1], e.actions.shape[1]
         fitting = TABLETOP if self.robot_type == "tabletop_arm" and (states, actions) == (7, 7) else None
         known = self.modality or fitting or Modality.whole(states, actions)
-        self.modality = Modality(known.state if states else {}, known.action if actions else {}, self.camera).check(states, actions)
+        others = {name: known.cameras.get(name) or f"observation.images.{name}" for name in e.views}
+        self.modality = Modality(known.state if states else {}, known.action if actions else {}, self.camera, known.cameras.get(self.camera, ""), others=others).check(states, actions)
+        for key in self.modality.cameras.values():               # it becomes a folder, and may come from a stranger's table
+            if not re.fullmatch(r"\w[\w.-]*", key) or ".." in key: raise CookbookError(f"camera {key!r} cannot name a folder", self.root.name, "Call it observation.images.NAME, of letters, digits, _ and -")
         self.fps = int(e.fps) if float(e.fps).is_integer() else float(e.fps)
         self.shape = shape
-        self.features = features_of(columns_of(e, 0, 0, 0), self.modality, e, self.fps)
+        self.features = features_of(columns_of(e, 0, 0, 0), films_of(e, self.modality), self.modality, self.fps, self.names)
 
     def give_up(self) -> None:
         "Let go of what is open: the dataset is not to be."
@@ -147,23 +161,24 @@ def write_lines(path: Path, rows: Iterable[dict]) -> None:
 
 
 class WriterV21(Writer):
-    "GR00T-flavoured LeRobot v2.1: a parquet and an mp4 for every episode."
+    "GR00T-flavoured LeRobot v2.1: for every episode a parquet and an mp4 of each camera."
     version = "v2.1"
 
     def __init__(self, *args):
         super().__init__(*args)
         self.stats: list[dict] = []
 
-    def put(self, e: Episode, index: int, table: pa.Table, tally: Tally) -> None:
+    def put(self, e: Episode, index: int, table: pa.Table, films: dict[str, np.ndarray], tally: Tally) -> None:
         self.rows[-1]["provenance"] = e.provenance
         at = {"episode_chunk": index // 1000, "episode_index": index}
-        data, film = self.root / V2_DATA.format(**at), self.root / V2_VIDEO.format(**at, video_key=self.modality.video_key)
+        data = self.root / V2_DATA.format(**at)
         data.parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(table, data)
-        video = VideoWriter(film, e.fps, e.frames.shape[1:])
-        video.add(e.frames)
-        video.close()
-        brief = {n: {k: v for k, v in s.items() if k[0] != "q"} for n, s in (tally.numbers(count=True) | {self.modality.video_key: tally.images()}).items()}
+        for key, frames in films.items():
+            video = VideoWriter(self.root / V2_VIDEO.format(**at, video_key=key), e.fps, frames.shape[1:])
+            video.add(frames)
+            video.close()
+        brief = {n: {k: v for k, v in s.items() if k[0] != "q"} for n, s in (tally.numbers(count=True) | tally.images()).items()}
         self.stats.append({"episode_index": index, "stats": brief})
 
     def finish(self) -> None:
@@ -173,7 +188,7 @@ class WriterV21(Writer):
         write_lines(meta / "tasks.jsonl", ({"task_index": i, "task": t} for t, i in self.tasks.items()))
         write_json(meta / "stats.json", self.total.numbers())
         write_json(meta / "modality.json", self.modality.to_dict())
-        write_json(meta / "info.json", self.info(total_videos=n, total_chunks=(n + 999) // 1000, data_path=V2_DATA, video_path=V2_VIDEO))
+        write_json(meta / "info.json", self.info(total_videos=n * len(self.modality.cameras), total_chunks=(n + 999) // 1000, data_path=V2_DATA, video_path=V2_VIDEO))
 
 # %% ../nbs/01c_writing.ipynb #c021
 DATA_MB, VIDEO_MB, FILES_PER_CHUNK = 100, 200, 1000       # LeRobot's own sizes
@@ -196,43 +211,50 @@ class WriterV30(Writer):
 
     def __init__(self, *args):
         super().__init__(*args)
-        self.data, self.film, self.data_at, self.film_at = None, None, -1, -1        # open files and their numbers
+        self.data, self.data_at = None, -1                       # the open file and its number
+        self.films: dict[str, VideoWriter] = {}                  # of each camera's column, the same
+        self.film_at: dict[str, int] = {}
 
-    def put(self, e: Episode, index: int, table: pa.Table, tally: Tally) -> None:
+    def put(self, e: Episode, index: int, table: pa.Table, films: dict[str, np.ndarray], tally: Tally) -> None:
         if self.data is None or self.written > DATA_MB << 20:
             if self.data: self.data.close()
             self.data_at, self.written = self.data_at + 1, 0
             self.data = pq.ParquetWriter(numbered(self.root, V3_DATA, self.data_at), table.schema)
-        if self.film is None or self.film.bytes > VIDEO_MB << 20:
-            if self.film: self.film.close()
-            self.film_at += 1
-            self.film = VideoWriter(numbered(self.root, V3_VIDEO, self.film_at, video_key=self.modality.video_key), e.fps, e.frames.shape[1:])
-        begin = self.film.frames
         self.data.write_table(table, row_group_size=e.length)
-        self.film.add(e.frames)
         self.written += table.nbytes
-        video = f"videos/{self.modality.video_key}/"
-        stats = {f"stats/{n}/{k}": v for n, s in (tally.numbers(count=True) | {self.modality.video_key: tally.images()}).items() for k, v in s.items()}
-        for prefix, at in (("data/", self.data_at), (video, self.film_at)):
-            self.rows[-1] |= {prefix + "chunk_index": at // FILES_PER_CHUNK, prefix + "file_index": at % FILES_PER_CHUNK}
-        self.rows[-1] |= {"dataset_from_index": self.frames, "dataset_to_index": self.frames + e.length,
-                          video + "from_timestamp": begin / e.fps, video + "to_timestamp": self.film.frames / e.fps, **stats,
-                          "meta/episodes/chunk_index": 0, "meta/episodes/file_index": 0, "provenance": json.dumps(e.provenance)}
+        row = {"dataset_from_index": self.frames, "dataset_to_index": self.frames + e.length} | _file("data/", self.data_at)
+        for key, frames in films.items(): row |= self.shoot(key, frames, e.fps)
+        stats = {f"stats/{n}/{k}": v for n, s in (tally.numbers(count=True) | tally.images()).items() for k, v in s.items()}
+        self.rows[-1] |= row | stats | _file("meta/episodes/", 0) | {"provenance": json.dumps(e.provenance)}
+
+    def shoot(self, key: str, frames: np.ndarray, fps: float) -> dict:
+        "Add an episode to a camera's film; where in which file it stands."
+        film = self.films.get(key)
+        if film is None or film.bytes > VIDEO_MB << 20:
+            if film: film.close()
+            self.film_at[key] = self.film_at.get(key, -1) + 1
+            film = self.films[key] = VideoWriter(numbered(self.root, V3_VIDEO, self.film_at[key], video_key=key), fps, frames.shape[1:])
+        begin = film.frames
+        film.add(frames)
+        return _file(f"videos/{key}/", self.film_at[key]) | {f"videos/{key}/from_timestamp": begin / fps, f"videos/{key}/to_timestamp": film.frames / fps}
 
     def give_up(self) -> None:
         for file in filter(None, (self.data, self.film)):
             with suppress(Exception): file.close()           # on a full disk it cannot even end
 
     def finish(self) -> None:
-        self.data.close(), self.film.close()
+        for file in (self.data, *self.films.values()): file.close()
         table, meta = self.root / "meta/episodes/chunk-000/file-000.parquet", self.root / "meta"
         table.parent.mkdir(parents=True)
         pq.write_table(pa.Table.from_pylist(self.rows), table)
         tasks = pa.table({"task_index": pa.array(self.tasks.values(), pa.int64()), "__index_level_0__": pa.array(self.tasks.keys(), pa.string())})
         pq.write_table(tasks.replace_schema_metadata({"pandas": json.dumps(PANDAS_INDEX)}), meta / "tasks.parquet")
-        write_json(meta / "stats.json", self.total.numbers(count=True) | {self.modality.video_key: self.total.images()})
+        write_json(meta / "stats.json", self.total.numbers(count=True) | self.total.images())
         write_json(meta / "modality.json", self.modality.to_dict())
         write_json(meta / "info.json", self.info(data_files_size_in_mb=DATA_MB, video_files_size_in_mb=VIDEO_MB, data_path=V3_DATA, video_path=V3_VIDEO))
+
+
+def _file(prefix: str, number: int) -> dict: return {f"{prefix}chunk_index": number // FILES_PER_CHUNK, f"{prefix}file_index": number % FILES_PER_CHUNK}
 
 # %% ../nbs/01c_writing.ipynb #c025
 WRITERS = {w.version: w for w in (WriterV21, WriterV30)}

@@ -1,10 +1,12 @@
 """Load a v2.1 dataset with GR00T's own loader and say in JSON what it saw. Run from a checkout of NVIDIA/GR00T-Dreams, in its own environment:
 
-    PYTHONPATH=CHECKOUT python tests/peers/groot_v21.py DATASET
+    PYTHONPATH=CHECKOUT python tests/peers/groot_v21.py DATASET [robot_config.py]
 
+With the data configuration that chapter 20 writes, the modalities that it names are read, and not all.
 It reads every step of the first and the last episode through `LeRobotSingleDataset` (the class behind GR00T's fine-tuning) and compares with the
 files: states and actions with the parquet, frames with a plain decode of the mp4 (`frame_offset`: how many frames late each frame came, 0 is right).
 """
+import ast
 import json
 import shutil
 import sys
@@ -41,13 +43,20 @@ def decode(path):
     with av.open(str(path)) as film: return np.stack([f.to_ndarray(format="rgb24") for f in film.decode(video=0)])
 
 
-def main(source):
+def told(config, table):
+    "Keys of each modality: what a data configuration names, else all there are. Read as literals: upstream's own module of configurations imports its model."
+    if not config: return {m: [f"{m}.{k}" for k in table[m]] for m in ("state", "action", "video")}, [f"annotation.{k}" for k in table["annotation"]][:1]
+    (made,) = [n for n in ast.parse(Path(config).read_text()).body if isinstance(n, ast.ClassDef)]
+    found = {n.targets[0].id: ast.literal_eval(n.value) for n in made.body if isinstance(n, ast.Assign) and isinstance(n.value, ast.List)}
+    return {m: found[f"{m}_keys"] for m in ("state", "action", "video")}, found["language_keys"]
+
+
+def main(source, config=None):
     root = Path(tempfile.mkdtemp()) / "dataset"          # the loader writes into the folder it reads
     shutil.copytree(source, root)
     table = json.loads((root / "meta" / "modality.json").read_text())
     horizon = 16
-    keys = {m: [f"{m}.{k}" for k in table[m]] for m in ("state", "action", "video")}
-    language = [f"annotation.{k}" for k in table["annotation"]][:1]
+    keys, language = told(config, table)
     configs = {"video": ModalityConfig(delta_indices=[0], modality_keys=keys["video"]), "state": ModalityConfig(delta_indices=[0], modality_keys=keys["state"]),
                "action": ModalityConfig(delta_indices=list(range(horizon)), modality_keys=keys["action"]),
                "language": ModalityConfig(delta_indices=[0], modality_keys=language)}
@@ -81,4 +90,4 @@ def main(source):
                       "versions": {p: metadata.version(p) for p in ("torch", "numpy", "pandas", "decord", "av")}}))
 
 
-if __name__ == "__main__": main(sys.argv[1])
+if __name__ == "__main__": main(*sys.argv[1:3])
