@@ -65,7 +65,7 @@ def told(cells: list, i: int) -> str:
 
 
 def to_write(source: str, name: str) -> str:
-    "The slide of an exercise: its hint, and the signature with its docstring."
+    "What a room is shown of an exercise: the signature with its docstring, and the line that is to be replaced."
     node = learners.definition(source, name)
     lines = learners.blank(source, name).splitlines()[node.lineno - 1:]
     end = next(i for i, line in enumerate(lines) if learners.UNWRITTEN in line) + 1
