@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 RUN := $(BIN)/groot-cookbook run
 DATASET ?=
 
-.PHONY: cookbook test smoke bench lab docs clean setup
+.PHONY: cookbook test smoke bench lab docs workshop offline clean setup
 .DELETE_ON_ERROR:
 
 cookbook: $(READY)       ## the whole data engine, laptop profile: about a quarter of an hour on two cores
@@ -16,7 +16,7 @@ cookbook: $(READY)       ## the whole data engine, laptop profile: about a quart
 smoke: $(READY)          ## the same, as small as it goes: minutes
 	$(RUN) --profile smoke
 
-test: $(READY)           ## chapters by papermill, the notebooks between them cell by cell, then everything in tests/
+test: $(READY)           ## chapters by papermill, the notebooks between them and the solutions cell by cell, then everything in tests/
 	$(RUN) --profile smoke
 	$(BIN)/nbdev-test nbs --n-workers 0 --file-re '^[0-9]+[a-z]_'
 	$(BIN)/python -m pytest
@@ -28,6 +28,12 @@ docs: $(READY)           ## the book, its library and a gallery as a site: _docs
 	$(BIN)/python docs/assemble.py _docs/pages
 	$(BIN)/sphinx-build -q -W --keep-going -b html -c docs _docs/pages _docs/site
 	@echo 'The site is _docs/site/index.html'
+
+workshop: smoke          ## for a teacher: learners' copies of the chapters, slides, a run to work in: _workshop
+	$(BIN)/python workshop/make.py
+
+offline: $(READY)        ## the project and all wheels, for a room without network: _offline
+	$(BIN)/python workshop/offline.py
 
 lab: $(READY)            ## read and edit the chapters
 	$(BIN)/jupyter lab nbs
@@ -43,5 +49,5 @@ $(READY): settings.ini setup.py pyproject.toml constraints.txt
 	@touch $@
 
 clean:                   ## remove runs and caches; the environment and the checkpoints stay
-	rm -rf runs build dist _docs .pytest_cache .hypothesis .ruff_cache *.egg-info
+	rm -rf runs build dist _docs _workshop _offline .pytest_cache .hypothesis .ruff_cache *.egg-info
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -164,13 +164,15 @@ def main(out: Path) -> None:
     for path in modules: (out / "api" / f"{path.stem}.md").write_text(module_page(path), encoding="utf-8")
     (out / "api" / "index.md").write_text("# The library\n\nEvery module is made by a notebook; comments beside parameters give shapes and units.\n\n" + "\n".join(
         f"- [`{p.stem}`]({p.stem}.md)" for p in modules) + "\n\n" + tree("", [p.stem for p in modules]), encoding="utf-8")
-    inside = lambda text: linked(re.sub(r"\]\(nbs/((?!images)[\w/]+)\.ipynb\)", r"](\1.ipynb)", text).replace("](nbs/train)", "](train/90_tiny_vae.ipynb)"), Path("index.md"))
-    spine, letters, trained = ([f"{s.split('_')[0]} {title(p)} <{p.with_suffix('')}>" for s, p in NOTEBOOKS.items() if kind(s, p)] for kind in (
-        lambda s, p: len(p.parts) == 1 and s[2] == "_", lambda s, p: len(p.parts) == 1 and s[2] != "_", lambda s, p: len(p.parts) > 1))
+    inside = lambda text: linked(re.sub(r"\]\(nbs/((?!images)[\w/]+)\.ipynb\)", r"](\1.ipynb)", text).replace("](nbs/train)", "](train/90_tiny_vae.ipynb)")
+                                 .replace("](nbs/solutions)", "](solutions/00s_workspace.ipynb)").replace("](workshop/README.md)", "](teaching.md)"), Path("index.md"))
+    spine, letters, trained, solved = ([f"{s.split('_')[0]} {title(p)} <{p.with_suffix('')}>" for s, p in NOTEBOOKS.items() if kind(s, p)] for kind in (
+        lambda s, p: len(p.parts) == 1 and s[2] == "_", lambda s, p: len(p.parts) == 1 and s[2] != "_", lambda s, p: p.parts[0] == "train", lambda s, p: p.parts[0] == "solutions"))
     home = inside((ROOT / "README.md").read_text(encoding="utf-8"))
-    (out / "index.md").write_text("\n".join([home, tree("The book", [*spine, "gallery"]), tree("Between the chapters", letters), tree("Training the checkpoints", trained),
-                                              tree("Reference", ["api/index", "CONTRIBUTING"], 2)]), encoding="utf-8")
+    (out / "index.md").write_text("\n".join([home, tree("The book", [*spine, "gallery"]), tree("Between the chapters", letters), tree("Training the checkpoints", trained), tree("Solutions", solved),
+                                              tree("Reference", ["api/index", "teaching", "CONTRIBUTING"], 2)]), encoding="utf-8")
     (out / "CONTRIBUTING.md").write_text(inside((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")), encoding="utf-8")
+    (out / "teaching.md").write_text(inside((ROOT / "workshop" / "README.md").read_text(encoding="utf-8").replace("](../nbs/", "](nbs/")), encoding="utf-8")
 
 
 if __name__ == "__main__": main(Path(sys.argv[1]))
