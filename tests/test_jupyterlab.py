@@ -1,0 +1,26 @@
+"The chapters in JupyterLab, as a person runs them: all cells without an error, and a slider that changes its figure. Skipped without a browser or without a finished smoke run."
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from groot_cookbook import chapters, core
+
+ROOT = Path(chapters.ROOT)
+
+
+@pytest.fixture(scope="module")
+def jupyterlab():
+    spec = importlib.util.spec_from_file_location("lab", ROOT / "benchmarks" / "lab.py")
+    lab = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(lab)
+    if missing := lab.absent(ROOT / "runs" / "smoke"): pytest.skip(missing)
+    with lab.server(ROOT / "runs" / "smoke") as address, lab.pages() as new_page: yield lab, address, new_page
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", core.STAGES)
+def test_a_chapter_runs_and_its_figure_follows_the_slider(jupyterlab, stage):
+    lab, address, new_page = jupyterlab
+    with new_page() as page: seen = lab.play(page, address, stage)
+    assert len(seen["reactions_ms"]) == 5, "five moves, five changes of the figure"
