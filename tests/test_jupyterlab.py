@@ -14,8 +14,10 @@ def jupyterlab():
     spec = importlib.util.spec_from_file_location("lab", ROOT / "benchmarks" / "lab.py")
     lab = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(lab)
-    if missing := lab.absent(ROOT / "runs" / "smoke"): pytest.skip(missing)
-    with lab.server(ROOT / "runs" / "smoke") as address, lab.pages() as new_page: yield lab, address, new_page
+    if missing := lab.absent(run := ROOT / "runs" / "smoke"): pytest.skip(missing)
+    before = [(run / stage / "manifest.json").read_bytes() for stage in core.STAGES]
+    with lab.server(run) as address, lab.pages() as new_page: yield lab, address, new_page
+    assert before == [(run / stage / "manifest.json").read_bytes() for stage in core.STAGES], "the chapters wrote into this checkout's run instead of into the copy"
 
 
 @pytest.mark.slow
