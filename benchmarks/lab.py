@@ -24,6 +24,10 @@ PROGRESS = """() => {
           done: cells.filter(c => c.executionCount && c.executionState == 'idle').length, cells: cells.length};
 }"""
 ENDED = f"() => {{ const p = ({PROGRESS})(); return p.error || p.done == p.cells; }}"
+CHANGED = """src => {
+  const seen = document.querySelector('.jp-OutputArea-output .widget-html img');
+  return seen.src != src && seen.complete && seen.naturalWidth > 0;
+}"""
 
 
 def browser() -> str | None: return next(filter(None, map(shutil.which, BROWSERS)), None)
@@ -87,12 +91,6 @@ def menu(page, name: str, item: str) -> None:
     page.locator(".lm-Menu-itemLabel", has_text=re.compile(f"^{item}$")).click()
 
 
-CHANGED = """src => {
-  const seen = document.querySelector('.jp-OutputArea-output .widget-html img');
-  return seen.src != src && seen.complete && seen.naturalWidth > 0;
-}"""
-
-
 def play(page, address: str, stage: str, limit: float = 300., moves: int = 5, picture: Path | None = None) -> dict: # limit: s; picture: where to keep what was seen
     "Run a chapter and move the first slider of its widget to and fro: how long all cells took, and how soon the figure was another each time."
     page.goto(address % stage)
@@ -103,7 +101,7 @@ def play(page, address: str, stage: str, limit: float = 300., moves: int = 5, pi
     seconds, reactions = time.perf_counter() - began, []
     if error := page.evaluate(PROGRESS)["error"]: raise CookbookError(f"a cell failed in JupyterLab ({error})", stage, "Run it by hand: make lab")
     slider, figure = page.locator(".widget-interact .noUi-handle").first, page.locator(".jp-OutputArea-output .widget-html img").first
-    slider.scroll_into_view_if_needed()
+    figure.scroll_into_view_if_needed()
     slider.focus()
     keys = ["ArrowRight", "ArrowLeft"]
     if slider.get_attribute("aria-valuenow") == slider.get_attribute("aria-valuemax"): keys.reverse()
