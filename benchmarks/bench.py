@@ -258,8 +258,9 @@ def jupyterlab() -> dict:
     with lab.server(run) as address, lab.pages() as new_page:
         for stage in core.STAGES:
             with new_page() as page: seen = lab.play(page, address, stage)
+            if not seen["figure_changed"]: raise core.CookbookError("the figure did not follow its slider", stage, "Move it by hand: make lab")
             p50, p99 = (float(np.percentile(seen["reactions_ms"], q)) for q in (50, 99))
-            rows.append({"backend": "JupyterLab", "scope": stage, "p50": p50, "p99": p99, "figure_changed": len(seen["reactions_ms"]), **seen})
+            rows.append({"backend": "JupyterLab", "scope": stage, "p50": p50, "p99": p99, **seen})
     met = max(r["p99"] for r in rows) <= 300 and sum(r["seconds"] for r in rows) <= 300
     return verdict(rows, "a figure follows its slider within 300 ms, and all chapters run within five minutes", met) | {
         "front_end": {p: core._version(p) for p in ("jupyterlab", "ipywidgets", "playwright")}}

@@ -100,6 +100,8 @@ def test_one_widget_that_nothing_depends_on(path):
     assert [c for c in found[:at] if c.cell_type == "code" and re.search(r"^(core\.)?show\(", c.source, re.M)], "a widget stands after a static figure"
     assert found[at - 1].cell_type == "markdown" and "In JupyterLab" in found[at - 1].source, "the sentence before a widget says what to try"
     assert lines(found[at]) <= 8 and not found[at].outputs
+    (draw,) = [n for n in ast.parse(found[at].source).body if isinstance(n, ast.FunctionDef)]
+    assert len(ast.get_docstring(draw) or "") > 15, "its docstring stands for the figure where that cannot be seen"
 
 
 @everywhere
