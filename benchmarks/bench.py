@@ -303,8 +303,25 @@ def laptop() -> dict:
     return whole_run("laptop", 15)
 
 
-BENCHMARKS: dict[str, Callable[[], dict]] = {f.__name__: f for f in (camera_frame, episode, expert, dream, idm_frames, policy_latency, finetune_speed, evaluation_processes, smoke, laptop, dream_worth, reading)}
-SLOW = {"dream_worth", "reading"}       # by name only: the one takes a quarter of an hour, the other needs a peer
+def jupyterlab() -> dict:
+    "The ten chapters in JupyterLab, all cells run and a slider moved by a browser without a window: ms from the key to another figure, and seconds of each chapter. After make smoke; only with --only."
+    import lab
+    import numpy as np
+    run, rows = ROOT / "runs" / "smoke", []
+    if missing := lab.absent(run): raise core.CookbookError(missing, "jupyterlab")
+    with lab.server(run) as address, lab.pages() as new_page:
+        for stage in core.STAGES:
+            with new_page() as page: seen = lab.play(page, address, stage)
+            if not seen["figure_changed"]: raise core.CookbookError("the figure did not follow its slider", stage, "Move it by hand: make lab")
+            p50, p99 = (float(np.percentile(seen["reactions_ms"], q)) for q in (50, 99))
+            rows.append({"backend": "JupyterLab", "scope": stage, "p50": p50, "p99": p99, **seen})
+    met = max(r["p99"] for r in rows) <= 300 and sum(r["seconds"] for r in rows) <= 300
+    return verdict(rows, "a figure follows its slider within 300 ms, and all chapters run within five minutes", met) | {
+        "front_end": {p: core._version(p) for p in ("jupyterlab", "ipywidgets", "playwright")}}
+
+
+BENCHMARKS: dict[str, Callable[[], dict]] = {f.__name__: f for f in (camera_frame, episode, expert, dream, idm_frames, policy_latency, finetune_speed, evaluation_processes, smoke, laptop, dream_worth, reading, jupyterlab)}
+SLOW = {"dream_worth", "reading", "jupyterlab"}       # by name only: a quarter of an hour; a peer; a browser and a finished smoke run
 
 
 # --- what surrounds a measurement --------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
 """What every chapter shares: errors that help, the run folder and its manifests, checkpoints by name, figures."""
 from __future__ import annotations
 
-import hashlib, importlib, json, multiprocessing, os, platform, resource, shutil, sys, threading, time
+import functools, hashlib, importlib, inspect, json, multiprocessing, os, platform, resource, shutil, sys, threading, time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -259,20 +260,58 @@ def style() -> None:
                          "axes.prop_cycle": plt.cycler(color=CYCLE), "legend.frameon": False, "image.interpolation": "nearest"})
 
 
-def show(fig, alt: str) -> None:
-    "Display a figure with the text that stands for it where it cannot be seen; photographs as JPEG, so that a notebook full of film strips stays small."
+def drawn(fig, tight: bool = True) -> tuple[bytes, str]:  # the picture and its kind
+    "A figure as a picture; photographs as JPEG, so that a notebook full of film strips stays small."
     import io
     import matplotlib.pyplot as plt
-    from IPython.display import Image, display
     from PIL import Image as Picture
-    drawn = io.BytesIO()
-    fig.savefig(drawn, bbox_inches="tight")
+    made = io.BytesIO()
+    fig.savefig(made, bbox_inches="tight" if tight else None)
     plt.close(fig)
-    picture, kind = Picture.open(drawn).convert("RGB"), "image/png"
-    if picture.getcolors(4096) is None:
-        drawn, kind = io.BytesIO(), "image/jpeg"
-        picture.save(drawn, "jpeg", quality=85, subsampling=0, optimize=True)
-    display(Image(drawn.getvalue()), metadata={kind: {"alt": alt}})
+    picture = Picture.open(made).convert("RGB")
+    if picture.getcolors(4096) is not None: return made.getvalue(), "image/png"
+    made = io.BytesIO()
+    picture.save(made, "jpeg", quality=85, subsampling=0, optimize=True)
+    return made.getvalue(), "image/jpeg"
+
+
+def show(fig, alt: str) -> None:
+    "Display a figure with the text that stands for it where it cannot be seen."
+    from IPython.display import Image, display
+    picture, kind = drawn(fig)
+    display(Image(picture), metadata={kind: {"alt": alt}})
+
+
+def somebody_looks() -> bool:
+    "Whether the cell that runs was asked for by a front end with hands."
+    # JupyterLab sends the cell's id with every request, nbclient (and so papermill and nbconvert) and nbdev-test send none. An environment variable would be
+    # inherited by a papermill that is started from within JupyterLab, and a comm opens whether or not anybody is at its other end.
+    from IPython import get_ipython
+    return "cellId" in getattr(get_ipython(), "get_parent", dict)().get("metadata", {})
+
+
+def touch(draw: Callable, **dials) -> None:  # argument of `draw` -> (first, last), (first, last, step) or a list; its default is where the slider begins
+    """Sliders, and under them the figure that `draw` makes of their values; its docstring stands for the figure where that cannot be seen.
+
+    Where nobody looks `draw` is called once and nothing is shown: a cell that has stopped working fails there too, and what is stored holds no widgets.
+    """
+    if not somebody_looks():
+        drawn(draw())
+        return
+    from base64 import b64encode
+    from html import escape
+    from IPython.display import display
+    from ipywidgets import HTML, SelectionSlider, VBox, interactive
+    figure, begin = HTML(), {name: p.default for name, p in inspect.signature(draw).parameters.items()}
+
+    @functools.wraps(draw)                   # ipywidgets reads off the signature where each slider begins
+    def redraw(**values):
+        picture, kind = drawn(draw(**values), tight=False)
+        figure.value = f'<img src="data:{kind};base64,{b64encode(picture).decode()}" alt="{escape(draw.__doc__)}">'
+
+    sliders = interactive(redraw, **{name: SelectionSlider(options=dial, value=begin[name]) if isinstance(dial, list) else dial for name, dial in dials.items()})
+    for slider in sliders.kwargs_widgets: slider.style.description_width, slider.layout.width = "6em", "30em"
+    display(VBox([sliders, figure]))
 
 
 def strip(lit: int) -> None:

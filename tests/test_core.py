@@ -154,3 +154,57 @@ def test_checkpoints_by_name(monkeypatch, tmp_path):
 def test_importing_the_package_touches_nothing_heavy():
     loaded = subprocess.run([sys.executable, "-c", "import sys, groot_cookbook, groot_cookbook.core, groot_cookbook.cli; print(*sorted(sys.modules))"], capture_output=True, text=True, check=True).stdout.split()
     assert not {"torch", "diffusers", "transformers", "matplotlib", "papermill", "mujoco"} & set(loaded)
+
+
+# --- something to touch -----------------------------------------------------------------------------------------
+
+def rising(slope=1, colour="red"):
+    "A line & its slope"
+    import matplotlib.pyplot as plt
+    fig, ax = plt.subplots(figsize=(2, 1))
+    ax.plot([0, slope], color=colour)
+    calls.append((slope, colour))
+    return fig
+
+
+calls = []
+
+
+@pytest.mark.parametrize("metadata, looks", [({"cellId": "t001", "tags": []}, True), ({"tags": []}, False), ({}, False)], ids=["JupyterLab", "a front end without ids", "papermill"])
+def test_who_looks_is_told_by_the_request(monkeypatch, metadata, looks):
+    import IPython
+    monkeypatch.setattr(IPython, "get_ipython", lambda: type("Shell", (), {"get_parent": lambda self: {"metadata": metadata}})())
+    assert core.somebody_looks() is looks
+
+
+def test_outside_a_notebook_nobody_looks(): assert not core.somebody_looks()
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    "What is displayed."
+    from IPython import display
+    things = []
+    monkeypatch.setattr(display, "display", lambda *new, **_: things.extend(new))
+    calls.clear()
+    return things
+
+
+def test_where_nobody_looks_the_figure_is_drawn_once_and_not_shown(shown):
+    core.touch(rising, slope=(0, 3), colour=["red", "blue"])
+    assert calls == [(1, "red")] and not shown
+    with pytest.raises(ZeroDivisionError): core.touch(lambda slope=0: 1 / slope, slope=(0, 3))         # a cell that has stopped working fails a run
+
+
+def test_a_slider_redraws_the_figure(shown, monkeypatch):
+    monkeypatch.setattr(core, "somebody_looks", lambda: True)
+    core.touch(rising, slope=(0, 3), colour=["red", "blue"])
+    sliders, figure = shown[0].children
+    slope, colour = sliders.kwargs_widgets
+    assert (slope.value, slope.min, slope.max, colour.value) == (1, 0, 3, "red") and calls == [(1, "red")]
+    assert figure.value.startswith('<img src="data:image/png;base64,') and 'alt="A line &amp; its slope"' in figure.value
+    before = figure.value
+    slope.value = 3
+    assert calls[-1] == (3, "red") and figure.value != before
+    colour.value = "blue"
+    assert calls[-1] == (3, "blue")

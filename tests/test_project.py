@@ -154,5 +154,5 @@ def test_what_is_imported_is_required_and_the_other_way_round(ini):
     optional = required(ini, "export_requirements") | required(ini, "real_requirements")
     assert of(roots(sources)) <= required(ini) | optional, "imported by the library, in no list of settings.ini"
     assert of(roots(cells)) <= required(ini) | optional | required(ini, "dev_requirements")
-    used_by_others = {"torchvision", "onnxscript", "cosmos-guardrail", "ipywidgets"}       # transformers' processors, torch's exporter, diffusers, progress bars
+    used_by_others = {"torchvision", "onnxscript", "cosmos-guardrail"}       # transformers' processors, torch's exporter, diffusers
     assert required(ini) | optional <= of(roots(sources + cells)) | used_by_others, "in settings.ini, imported nowhere"

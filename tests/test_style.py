@@ -92,6 +92,18 @@ def test_closing(path):
     assert "expect_fail" in "".join(c.source for c in code(path)), "the failure that is shown must run"
 
 
+@in_chapters
+def test_one_widget_that_nothing_depends_on(path):
+    "A chapter has something to touch: after a figure that carries the text, announced by a sentence, in at most eight lines, and without a trace in what is stored."
+    found = cells(path)
+    (at,) = [i for i, c in enumerate(found) if c.cell_type == "code" and re.search(r"^(core\.)?touch\(", c.source, re.M)]
+    assert [c for c in found[:at] if c.cell_type == "code" and re.search(r"^(core\.)?show\(", c.source, re.M)], "a widget stands after a static figure"
+    assert found[at - 1].cell_type == "markdown" and "In JupyterLab" in found[at - 1].source, "the sentence before a widget says what to try"
+    assert lines(found[at]) <= 8 and not found[at].outputs
+    (draw,) = [n for n in ast.parse(found[at].source).body if isinstance(n, ast.FunctionDef)]
+    assert len(ast.get_docstring(draw) or "") > 15, "its docstring stands for the figure where that cannot be seen"
+
+
 @everywhere
 def test_cells_are_short(path):
     long = [(lines(c), c.source[:60]) for c in code(path) if lines(c) > 40]
