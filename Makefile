@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 RUN := $(BIN)/groot-cookbook run
 DATASET ?=
 
-.PHONY: cookbook test smoke bench lab docs clean setup
+.PHONY: cookbook test smoke bench lab docs sbom clean setup
 .DELETE_ON_ERROR:
 
 cookbook: $(READY)       ## the whole data engine, laptop profile: about a quarter of an hour on two cores
@@ -29,6 +29,10 @@ docs: $(READY)           ## the book, its library and a gallery as a site: _docs
 	$(BIN)/sphinx-build -q -W --keep-going -b html -c docs _docs/pages _docs/site
 	@echo 'The site is _docs/site/index.html'
 
+sbom: $(READY)           ## everything that is installed, as a CycloneDX bill of materials: _docs/sbom.json
+	mkdir -p _docs
+	$(BIN)/cyclonedx-py environment --output-reproducible -o _docs/sbom.json
+
 lab: $(READY)            ## read and edit the chapters
 	$(BIN)/jupyter lab nbs
 
@@ -43,5 +47,5 @@ $(READY): settings.ini setup.py pyproject.toml constraints.txt
 	@touch $@
 
 clean:                   ## remove runs and caches; the environment and the checkpoints stay
-	rm -rf runs build dist _docs .pytest_cache .hypothesis .ruff_cache *.egg-info
+	rm -rf runs build dist _docs .pytest_cache .hypothesis .ruff_cache .mypy_cache *.egg-info
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -49,7 +49,7 @@ class Episode:
             raise CookbookError(f"frames are {f.dtype} {f.shape}", "Episode", "Give (T, H, W, 3) uint8 RGB")
 
     @property
-    def length(self) -> int: return len(self.frames)
+    def length(self) -> int: return len(self.frames)  # frames
 
     def __repr__(self) -> str:
         t, h, w = self.frames.shape[:3]
@@ -93,7 +93,7 @@ class Source:
     def __repr__(self) -> str: return f"Source({self.kind}, {self.robot_type}, {len(self.teleop)} to learn from, {len(self.heldout)} held out)"
 
     @property
-    def embodiment(self) -> str: return slot(self.robot_type)
+    def embodiment(self) -> str: return slot(self.robot_type)  # the action head's slot for this robot
 
 
 def record(episodes: int, heldout: int, noise: float = .5, seed: int = 0) -> Source:
@@ -127,6 +127,7 @@ class Normalizer:
 
     @classmethod
     def from_stats(cls, stats: dict, kind: str = "min_max") -> Normalizer:
+        "From the measures of `summarise` or `stats.json`, each (D,)."
         return cls(kind, *((stats["q01"], stats["q99"]) if kind == "q99" else (stats["min"], stats["max"])))
 
     def normalize(self, x: np.ndarray) -> np.ndarray:               # (..., D) in the robot's units -> (..., D)
@@ -134,13 +135,13 @@ class Normalizer:
         y = np.where(span > 0, 2 * (np.asarray(x, np.float64) - self.low) / np.where(span > 0, span, 1) - 1, 0)   # a joint that never moved: 0
         return (y.clip(-1, 1) if self.kind == "q99" else y).astype(np.float32)
 
-    def denormalize(self, y: np.ndarray) -> np.ndarray:             # the way back; a joint that never moved returns to where it stood
+    def denormalize(self, y: np.ndarray) -> np.ndarray:             # (..., D) -> (..., D), the way back; a joint that never moved returns to where it stood
         return ((np.asarray(y, np.float64) + 1) / 2 * (self.high - self.low) + self.low).astype(np.float32)
 
-    def to_dict(self) -> dict: return {"kind": self.kind, "low": self.low.tolist(), "high": self.high.tolist()}
+    def to_dict(self) -> dict: return {"kind": self.kind, "low": self.low.tolist(), "high": self.high.tolist()}  # as JSON
 
     @classmethod
-    def from_dict(cls, config: dict) -> Normalizer: return cls(config["kind"], config["low"], config["high"])
+    def from_dict(cls, config: dict) -> Normalizer: return cls(config["kind"], config["low"], config["high"])  # the way back
 
 # %% ../nbs/01_episodes.ipynb #c025
 def write_dataset(
@@ -205,7 +206,7 @@ class Dataset(Sequence):
     def __repr__(self) -> str:
         return f"Dataset({len(self)} episodes, {sum(e.length for e in self.layout.entries)} frames at {self.fps:g} Hz, {self.robot_type}, {self.layout.version})"
 
-    def __getitem__(self, i: int) -> Episode:
+    def __getitem__(self, i: int) -> Episode:          # type: ignore[override]     # one at a time: a slice would be gigabytes
         state, actions, instruction = self.rows(i)
         return Episode(self.frames(i, range(len(state))), state, actions, instruction, self.fps, self.layout.entries[i].provenance)
 
@@ -214,7 +215,7 @@ class Dataset(Sequence):
         entry, note = self.layout.entries[i], f"annotation.{self.modality.annotation}"
         table, where = read_rows(self.layout, entry, ["observation.state", "action", "frame_index", "episode_index", "task_index", note]), self.path / entry.data
         if not table.num_rows: raise CookbookError(f"has no rows of episode {entry.index}", where, "Restore the file, or remove the episode from meta/")
-        number = next((table[c][0].as_py() for c in (note, "task_index") if c in table.column_names), None)
+        number = next((table[c][0].as_py() for c in (note, "task_index") if c in table.column_names), -1)
         instruction = self.layout.tasks.get(number) or (entry.tasks[0] if entry.tasks else "")
         return matrix(table, "observation.state", where), matrix(table, "action", where), instruction
 
@@ -225,7 +226,7 @@ class Dataset(Sequence):
         return read_frames(inside(self.path, name), np.asarray(list(indices), np.int64) + round(begin * self.fps))
 
     @property
-    def stats(self) -> dict[str, dict[str, np.ndarray]]: return statistics(self)   # "state", "action" -> mean, std, min, max, q01, q99
+    def stats(self) -> dict[str, dict[str, np.ndarray]]: return statistics(self)   # "state", "action" -> mean, std, min, max, q01, q99, each (D,) in the robot's units
 
 # %% ../nbs/01_episodes.ipynb #c034
 def recompute(dataset: Dataset) -> dict[str, dict[str, np.ndarray]]:
@@ -241,8 +242,9 @@ def statistics(dataset: Dataset) -> dict[str, dict[str, np.ndarray]]:
     found = {}
     for part, column in OWN_COLUMN.items():
         s = stored.get(column) if isinstance(stored, dict) else None
-        vectors = {m: vector(s.get(m) if isinstance(s, dict) else None, dataset.layout.width(column)) for m in MEASURES}
-        if all(v is not None for v in vectors.values()): found[part] = vectors
+        told = {m: vector(s.get(m) if isinstance(s, dict) else None, dataset.layout.width(column)) for m in MEASURES}
+        vectors = {m: v for m, v in told.items() if v is not None}
+        if len(vectors) == len(MEASURES): found[part] = vectors
     return found if len(found) == 2 else recompute(dataset) | found
 
 # %% ../nbs/01_episodes.ipynb #c039
@@ -305,7 +307,7 @@ class Part(Sequence):
     "Some episodes of a dataset, still on disk."
     def __init__(self, dataset: Dataset, numbers: Sequence[int]): self.dataset, self.numbers = dataset, numbers
     def __len__(self) -> int: return len(self.numbers)
-    def __getitem__(self, i: int) -> Episode: return self.dataset[self.numbers[i]]
+    def __getitem__(self, i: int) -> Episode: return self.dataset[self.numbers[i]]          # type: ignore[override]
 
 
 def take(path: str | Path, heldout: int) -> Source:

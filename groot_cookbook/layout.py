@@ -220,7 +220,7 @@ def _places_v3(row: dict, info: dict, cameras: list[str]) -> tuple[str, dict]:
 
 def _places_v2(index: int, info: dict, cameras: list[str]) -> tuple[str, dict]:
     "Where v2's templates lead for an episode."
-    at = {"episode_chunk": index // max(1, int(info.get("chunks_size") or 1000)), "episode_index": index}
+    at: dict = {"episode_chunk": index // max(1, int(info.get("chunks_size") or 1000)), "episode_index": index}
     return fill(info.get("data_path") or V2_DATA, **at), {c: (fill(info.get("video_path") or V2_VIDEO, video_key=c, **at), 0.0) for c in cameras}
 
 

@@ -5,6 +5,7 @@
 # %% ../nbs/01a_video.ipynb #c004
 from __future__ import annotations
 
+from collections.abc import Iterator
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
@@ -44,6 +45,7 @@ class VideoWriter:
             self.container.mux(packet)
 
     def close(self) -> None:
+        "Write what the encoder still holds, and end the file."
         self._mux(self.stream.encode())
         self.container.close()
 
@@ -63,7 +65,7 @@ def frame_times(path: Path) -> tuple[np.ndarray, np.ndarray, float]:  # (N,) tic
     if not path.is_file(): raise CookbookError("video is missing", path, do)
     try:
         times, keys = _index(str(path), (path.stat().st_mtime_ns, path.stat().st_size))
-        with av.open(str(path)) as container: tick = float(container.streams.video[0].time_base)
+        with av.open(str(path)) as container: tick = float(container.streams.video[0].time_base or 0)
     except (av.FFmpegError, IndexError, ValueError, OSError) as e: raise CookbookError(f"video cannot be opened ({type(e).__name__})", path, do) from e
     if not len(times): raise CookbookError("video has no frames", path, do)
     return times, keys, tick
@@ -78,7 +80,8 @@ def read_frames(path: Path, indices) -> np.ndarray:  # (len(indices), H, W, 3) u
     got, starts = {}, np.flatnonzero(keys)
     try:
         with av.open(str(path)) as container:
-            stream, decoder, at = container.streams.video[0], iter(()), -1            # `at`: the last frame that was decoded
+            stream, at = container.streams.video[0], -1                                # `at`: the last frame that was decoded
+            decoder: Iterator[av.VideoFrame] = iter(())
             for i in np.unique(wanted):
                 start = starts[np.searchsorted(starts, i, "right") - 1] if len(starts) and starts[0] <= i else 0
                 if at < 0 or start > at:                                              # further on than the key frame before it: jump

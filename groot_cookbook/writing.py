@@ -43,6 +43,7 @@ class Tally:
         self.frames = 0
 
     def add(self, columns: dict[str, np.ndarray], frames: np.ndarray) -> None:
+        "Count an episode: columns (T, D) each, frames (T, H, W, 3) uint8."
         for name, values in columns.items(): self.columns.setdefault(name, []).append(values)
         some = frames[:: max(1, len(frames) // 32)]              # a few dozen frames tell an episode's colours
         self.pixels += np.stack([np.bincount(some[..., c].reshape(-1), minlength=256) for c in range(3)])
@@ -103,13 +104,14 @@ class Writer:
     version = ""
 
     def __init__(self, root: Path, robot_type: str, camera: str, modality: Modality | None):
-        self.root, self.robot_type, self.camera, self.modality = root, robot_type, camera, modality
+        self.root, self.robot_type, self.camera, self.told = root, robot_type, camera, modality
         self.tasks: dict[str, int] = {}
         self.rows: list[dict] = []                               # of the episode table
         self.total, self.frames = Tally(), 0
         (root / "meta").mkdir(parents=True)
 
     def add(self, e: Episode) -> None:
+        "Check that an episode is of the dataset's kind, count it, write it."
         where, index = f"episode {len(self.rows)}", len(self.rows)
         shape = (e.frames.shape[1:], e.state.shape[1], e.actions.shape[1], e.fps)
         if not self.rows: self.begin(e, shape)
@@ -121,17 +123,22 @@ class Writer:
         self.put(e, index, to_table(columns), tally)
         self.frames += e.length
 
+    def put(self, e: Episode, index: int, table: pa.Table, tally: Tally) -> None:
+        "Write one episode; each version has its own way."
+        raise NotImplementedError
+
     def begin(self, e: Episode, shape: tuple) -> None:
         "The first episode settles what all must look like."
         states, actions = e.state.shape[1], e.actions.shape[1]
         fitting = TABLETOP if self.robot_type == "tabletop_arm" and (states, actions) == (7, 7) else None
-        known = self.modality or fitting or Modality.whole(states, actions)
+        known = self.told or fitting or Modality.whole(states, actions)
         self.modality = Modality(known.state if states else {}, known.action if actions else {}, self.camera).check(states, actions)
         self.fps = int(e.fps) if float(e.fps).is_integer() else float(e.fps)
         self.shape = shape
         self.features = features_of(columns_of(e, 0, 0, 0), self.modality, e, self.fps)
 
     def info(self, **more) -> dict:
+        "What both versions say in `info.json`."
         n = len(self.rows)
         return {"codebase_version": self.version, "robot_type": self.robot_type, "total_episodes": n, "total_frames": self.frames, "total_tasks": len(self.tasks),
                 "chunks_size": 1000, "fps": self.fps, "splits": {"train": f"0:{n}"}, "features": self.features, **more}
@@ -151,6 +158,7 @@ class WriterV21(Writer):
         self.stats: list[dict] = []
 
     def put(self, e: Episode, index: int, table: pa.Table, tally: Tally) -> None:
+        "Its own parquet, its own film."
         self.rows[-1]["provenance"] = e.provenance
         at = {"episode_chunk": index // 1000, "episode_index": index}
         data, film = self.root / V2_DATA.format(**at), self.root / V2_VIDEO.format(**at, video_key=self.modality.video_key)
@@ -163,6 +171,7 @@ class WriterV21(Writer):
         self.stats.append({"episode_index": index, "stats": brief})
 
     def finish(self) -> None:
+        "The tables under meta/, once all episodes are known."
         meta, n = self.root / "meta", len(self.rows)
         write_lines(meta / "episodes.jsonl", self.rows)
         write_lines(meta / "episodes_stats.jsonl", self.stats)
@@ -192,9 +201,12 @@ class WriterV30(Writer):
 
     def __init__(self, *args):
         super().__init__(*args)
-        self.data, self.film, self.data_at, self.film_at = None, None, -1, -1        # open files and their numbers
+        self.data: pq.ParquetWriter | None = None                                   # open files and their numbers
+        self.film: VideoWriter | None = None
+        self.data_at, self.film_at, self.written = -1, -1, 0
 
     def put(self, e: Episode, index: int, table: pa.Table, tally: Tally) -> None:
+        "Into the open files; new ones are begun where these are full."
         if self.data is None or self.written > DATA_MB << 20:
             if self.data: self.data.close()
             self.data_at, self.written = self.data_at + 1, 0
@@ -216,7 +228,8 @@ class WriterV30(Writer):
                           "meta/episodes/chunk_index": 0, "meta/episodes/file_index": 0, "provenance": json.dumps(e.provenance)}
 
     def finish(self) -> None:
-        self.data.close(), self.film.close()
+        "The tables under meta/, once all episodes are known."
+        for file in filter(None, (self.data, self.film)): file.close()
         table, meta = self.root / "meta/episodes/chunk-000/file-000.parquet", self.root / "meta"
         table.parent.mkdir(parents=True)
         pq.write_table(pa.Table.from_pylist(self.rows), table)
