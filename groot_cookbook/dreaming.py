@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from skimage.metrics import structural_similarity
 
+from . import core
 from .core import CookbookError, card, checkpoint, revised, sha256, torchvision_ready
 from .episodes import Episode
 
@@ -44,8 +45,8 @@ class Dream:
 
     @property
     def provenance(self) -> dict:
-        "What travels with the video, into a dataset and into a signed film; the seed image by the SHA-256 of its RGB bytes, row by row."
-        facts = {k: getattr(self, k) for k in ("generator", "checkpoint", "checkpoint_sha", "seed", "steps", "guidance")}
+        "What travels with the video, into a dataset and a signed film: no path of this machine; the seed image by the SHA-256 of its RGB bytes, row by row."
+        facts = {k: getattr(self, k) for k in ("generator", "checkpoint", "checkpoint_sha", "seed", "steps", "guidance")} | {"checkpoint": core.told(self.checkpoint)}
         return {"kind": "dream", "prompt": self.instruction, **facts, "seed_image_sha": hashlib.sha256(self.seed_image.tobytes()).hexdigest()}
 
     def __repr__(self):

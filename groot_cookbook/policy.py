@@ -9,6 +9,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -164,8 +165,7 @@ class GrootPolicy(nn.Module):
         super().__init__()
         gives, expects = config.backbone.dim, config.action_head.backbone_embedding_dim
         if gives != expects: raise CookbookError(f"the backbone gives {gives} numbers a token, the head expects {expects}", "PolicyConfig")
-        self.config = config
-        self.processor: Processor = processor           # type: ignore[assignment]     # None in a policy that only encodes and acts
+        self.config, self.processor = config, cast(Processor, processor)           # None in a policy that only encodes and acts
         self.backbone = Backbone(config.backbone, processor and processor.tokenizer)
         self.action_head = ActionHead(config.action_head, upstream_compatible)
 
@@ -192,8 +192,7 @@ class GrootPolicy(nn.Module):
     @property
     def device(self) -> torch.device: return next(self.action_head.parameters()).device  # where the head is
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        "Config, weights, tokenizer and what is known of robots into a folder."
+    def save_pretrained(self, folder: str | Path) -> None:          # config, weights, tokenizer and what is known of robots
         folder, p = Path(folder), self.processor
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "config.json", self.config.to_upstream())
@@ -203,8 +202,7 @@ class GrootPolicy(nn.Module):
         if p.tokenizer is not None: p.tokenizer.save_pretrained(folder)
 
     @classmethod
-    def from_pretrained(cls, name: str | Path, upstream_compatible: bool = False) -> "GrootPolicy":
-        "From a folder, a name in data/checkpoints, or a hub id such as nvidia/GR00T-N1.5-3B."
+    def from_pretrained(cls, name: str | Path, upstream_compatible: bool = False) -> "GrootPolicy":          # name: a folder, a name in data/checkpoints, or a hub id
         folder = local(name)
         read_config(folder, "backbone_cfg")
         config = PolicyConfig.from_upstream(read_config(folder, "action_head_cfg"))
