@@ -15,7 +15,6 @@ EPILOG = """examples:
 
 exit codes: 0 done, 1 something to mend (said in one sentence), 2 wrong usage, 130 stopped with Ctrl-C"""
 GUARDRAIL = {"nvidia/Cosmos-1.0-Guardrail": "", "Qwen/Qwen3Guard-Gen-0.6B": ""}      # what cosmos-guardrail downloads, without which NVIDIA's dreamers do not load
-
 BOOK = ("", "workspace", "models", "notebooks", "export", "sign")      # the base and the extras that the chapters need
 
 
@@ -186,8 +185,9 @@ def _packages() -> list[str]:
     "Requirements of the chapters that are missing, or differ from constraints.txt."
     listed = chapters.ROOT / "constraints.txt"
     pins = {core.plain(n): v for n, _, v in (line.partition("==") for line in (listed.read_text().splitlines() if listed.is_file() else []))}
-    found = []
-    for extra, names in core.requirements().items():
+    known = core.requirements()
+    found = [] if known else ["missing: groot_cookbook itself, which is on the path but not installed (pip install -c constraints.txt -e '.[all]')"]
+    for extra, names in known.items():
         if extra not in BOOK: continue
         have = {name: core.version(name) for name in names}
         if absent := [name for name, v in have.items() if not v]: found.append(f"missing: {', '.join(absent)} (pip install -c constraints.txt -e '.{f'[{extra}]' if extra else ''}')")
