@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 RUN := $(BIN)/groot-cookbook run
 DATASET ?=
 
-.PHONY: cookbook test smoke bench lab docs workshop offline clean setup
+.PHONY: cookbook test smoke bench lab docs workshop offline sbom clean setup
 .DELETE_ON_ERROR:
 
 cookbook: $(READY)       ## the whole data engine, laptop profile: about a quarter of an hour on two cores
@@ -35,6 +35,10 @@ workshop: smoke          ## for a teacher: learners' copies of the chapters, sli
 offline: $(READY)        ## the project and all wheels, for a room without network: _offline
 	$(BIN)/python workshop/offline.py
 
+sbom: $(READY)           ## everything that is installed, as a CycloneDX bill of materials: _docs/sbom.json
+	mkdir -p _docs
+	$(BIN)/cyclonedx-py environment --output-reproducible -o _docs/sbom.json
+
 lab: $(READY)            ## read and edit the chapters
 	$(BIN)/jupyter lab nbs
 
@@ -49,5 +53,5 @@ $(READY): settings.ini setup.py pyproject.toml constraints.txt
 	@touch $@
 
 clean:                   ## remove runs and caches; the environment and the checkpoints stay
-	rm -rf runs build dist _docs _workshop _offline .pytest_cache .hypothesis .ruff_cache *.egg-info
+	rm -rf runs build dist _docs _workshop _offline .pytest_cache .hypothesis .ruff_cache .mypy_cache *.egg-info
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

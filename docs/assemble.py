@@ -12,6 +12,8 @@ import nbformat
 from fastcore.docments import docments
 from PIL import Image
 
+import groot_cookbook
+
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = {p.stem: p.relative_to(ROOT / "nbs") for p in sorted((ROOT / "nbs").rglob("[0-9]*.ipynb"))}
 SHORT = {stem.split("_")[0]: stem for stem in NOTEBOOKS}       # 06a -> 06a_optimizer
@@ -149,6 +151,12 @@ def module_page(path: Path) -> str:
     return "\n".join(lines)
 
 
+def surface() -> list[str]:
+    "What `from groot_cookbook import ...` gives, with the first sentence of each."
+    rows = [f"| [`{name}`]({home}.md) | {(inspect.getdoc(getattr(groot_cookbook, name)) or '').splitlines()[0].replace('|', 'or')} |" for name, home in sorted(groot_cookbook._HOME.items())]
+    return ["# The library", "", "`from groot_cookbook import ...` gives these, and they stay.", "", "| name | what it is |", "|---|---|", *rows, ""]
+
+
 def tree(caption: str, pages: list[str], depth: int = 1) -> str:
     return "\n".join(["```{toctree}", *([f":caption: {caption}"] if caption else []), f":maxdepth: {depth}", ":hidden:", "", *pages, "```", ""])
 
@@ -162,8 +170,8 @@ def main(out: Path) -> None:
     modules = sorted(p for p in (ROOT / "groot_cookbook").glob("*.py") if not p.stem.startswith("_"))
     (out / "api").mkdir()
     for path in modules: (out / "api" / f"{path.stem}.md").write_text(module_page(path), encoding="utf-8")
-    (out / "api" / "index.md").write_text("# The library\n\nEvery module is made by a notebook; comments beside parameters give shapes and units.\n\n" + "\n".join(
-        f"- [`{p.stem}`]({p.stem}.md)" for p in modules) + "\n\n" + tree("", [p.stem for p in modules]), encoding="utf-8")
+    (out / "api" / "index.md").write_text("\n".join([*surface(), "## Every module", "", "Each is made by a notebook; comments beside parameters give shapes and units.", "",
+        *(f"- [`{p.stem}`]({p.stem}.md)" for p in modules), "", tree("", [p.stem for p in modules])]), encoding="utf-8")
     inside = lambda text: linked(re.sub(r"\]\(nbs/((?!images)[\w/]+)\.ipynb\)", r"](\1.ipynb)", text).replace("](nbs/train)", "](train/90_tiny_vae.ipynb)")
                                  .replace("](nbs/solutions)", "](solutions/00s_workspace.ipynb)").replace("](workshop/README.md)", "](teaching.md)"), Path("index.md"))
     spine, letters, trained, solved = ([f"{s.split('_')[0]} {title(p)} <{p.with_suffix('')}>" for s, p in NOTEBOOKS.items() if kind(s, p)] for kind in (

@@ -39,8 +39,8 @@ class Attention(nn.Module):
         self.to_v = nn.Linear(context_dim or dim, inner)
         self.to_out = nn.Sequential(nn.Linear(inner, dim), nn.Dropout(dropout))
 
-    def split(self, x: Tensor) -> Tensor: return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-    def keys_values(self, context: Tensor) -> tuple[Tensor, Tensor]: return self.split(self.to_k(context)), self.split(self.to_v(context))
+    def split(self, x: Tensor) -> Tensor: return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, L, heads * d) -> (B, heads, L, d)
+    def keys_values(self, context: Tensor) -> tuple[Tensor, Tensor]: return self.split(self.to_k(context)), self.split(self.to_v(context))  # (B, L, C) -> two of (B, heads, L, d): computed once and used at every step
 
     def forward(self,
         x: Tensor,                                        # (B, N, D)
@@ -59,7 +59,7 @@ class Widen(nn.Module):
         super().__init__()
         self.proj = nn.Linear(dim, inner)
 
-    def forward(self, x: Tensor) -> Tensor: return F.gelu(self.proj(x), approximate="tanh")
+    def forward(self, x: Tensor) -> Tensor: return F.gelu(self.proj(x), approximate="tanh")  # (..., D) -> (..., 4 D)
 
 
 class FeedForward(nn.Module):
@@ -68,7 +68,7 @@ class FeedForward(nn.Module):
         super().__init__()
         self.net = nn.Sequential(Widen(dim, 4 * dim), nn.Dropout(dropout), nn.Linear(4 * dim, dim), nn.Dropout(dropout))
 
-    def forward(self, x: Tensor) -> Tensor: return self.net(x)
+    def forward(self, x: Tensor) -> Tensor: return self.net(x)  # (..., D) -> (..., D)
 
 
 class AdaNorm(nn.Module):
@@ -77,7 +77,7 @@ class AdaNorm(nn.Module):
         super().__init__()
         self.linear = nn.Linear(dim, 2 * dim)
 
-    def forward(self, time: Tensor) -> Tensor: return self.linear(F.silu(time))[:, None]
+    def forward(self, time: Tensor) -> Tensor: return self.linear(F.silu(time))[:, None]  # (B, D) embedding of the time -> (B, 1, 2 D) scale and shift
 
 # %% ../nbs/05b_action_head.ipynb #c015
 def modulate(x: Tensor, scale_shift: Tensor, eps: float = 1e-5) -> Tensor: # (B, N, D), (B or 1, 1, 2D)
@@ -96,6 +96,7 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, keys_values=None, scale_shift: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        "One block of the transformer: (B, L, D) -> (B, L, D); `mask` (B, K) is True where the context may be looked at."
         calm = self.norm1(x) if scale_shift is None else modulate(x, scale_shift)
         x = x + self.dropout(self.attn1(calm, keys_values, mask))
         return x + self.ff(self.norm3(x))
@@ -108,6 +109,7 @@ class TimestepEncoder(nn.Module):
         self.timestep_embedder = nn.ModuleDict({"linear_1": nn.Linear(256, dim), "linear_2": nn.Linear(dim, dim)})
 
     def forward(self, t: Tensor) -> Tensor:
+        "Flow time (B,) in thousandths -> its embedding (B, D)."
         first, second = self.timestep_embedder["linear_1"], self.timestep_embedder["linear_2"]
         return second(F.silu(first(sinusoid(t, 256, shift=1, cos_first=True).to(first.weight.dtype))))
 
@@ -153,6 +155,7 @@ class SelfAttentionTransformer(nn.Module):
             Block(dim, num_attention_heads, attention_head_dim, None, dropout, timed=False) for _ in range(num_layers))
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        "(B, L, D) -> (B, L, D); `mask` (B, L) is True where there is a token."
         for block in self.transformer_blocks: x = block(x, mask=mask)
         return x
 
@@ -179,7 +182,7 @@ class CategoryMLP(nn.Module):
         super().__init__()
         self.layer1, self.layer2 = CategoryLinear(categories, dim_in, hidden), CategoryLinear(categories, hidden, dim_out)
 
-    def forward(self, x: Tensor, robot: Tensor) -> Tensor: return self.layer2(F.relu(self.layer1(x, robot)), robot)
+    def forward(self, x: Tensor, robot: Tensor) -> Tensor: return self.layer2(F.relu(self.layer1(x, robot)), robot)  # (B, T, D), slot (B,) -> (B, T, D')
 
 
 class ActionEncoder(nn.Module):
@@ -221,10 +224,11 @@ class ActionHeadConfig:
     vl_self_attention_cfg: dict | None = field(default_factory=lambda: dict(
         num_layers=4, num_attention_heads=32, attention_head_dim=64, dropout=0.2, final_dropout=True, positional_embeddings=None))
 
-    def to_upstream(self) -> dict: return asdict(self)
+    def to_upstream(self) -> dict: return asdict(self)  # as N1.5's `action_head_cfg`
 
     @classmethod
     def from_upstream(cls, cfg: dict) -> "ActionHeadConfig":
+        "Read an `action_head_cfg` of N1.5 or of its successors; keys that say nothing here are left out."
         known = {f.name: cfg[f.name] for f in fields(cls) if f.name in cfg}
         if "max_action_dim" in cfg: known.setdefault("action_dim", cfg["max_action_dim"])                         # N1.6's name
         if "diffusion_model_cfg" in known: known["diffusion_model_cfg"] = {"cross_attention_dim": cfg.get("backbone_embedding_dim", 2048), **known["diffusion_model_cfg"]}
@@ -260,7 +264,7 @@ class ActionHead(nn.Module):
         self.position_embedding = nn.Embedding(c.max_seq_len, c.input_embedding_dim) if c.add_pos_embed else None
         for table in filter(None, (self.future_tokens, self.position_embedding)): nn.init.normal_(table.weight, std=0.02)
 
-    def mask(self, mask: Tensor | None) -> Tensor | None: return None if self.upstream_compatible or mask is None else mask.bool()
+    def mask(self, mask: Tensor | None) -> Tensor | None: return None if self.upstream_compatible or mask is None else mask.bool()  # (B, L) bool; N1.5 as published ignores it, padding included
 
     def masks(self, mask: Tensor | None, images: Tensor | None = None) -> list[Tensor | None]: # (B, L) twice -> one (B, L) a block
         return take_turns(self.config, mask, images) if self.config.use_alternate_vl_dit else [self.mask(mask)] * len(self.model.transformer_blocks)

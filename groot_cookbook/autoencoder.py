@@ -200,7 +200,8 @@ def vae_step(trainer: Trainer, clips: Clips, steps: int, minutes: float = 0., se
         start_clips(trainer.model)
         trainer.mean = [p.detach().clone() for p in trainer.params]
     trainer.phase = phase
-    video, moment = draw(clips, *phases[phase][1:], rng)
+    _, frames, batch = phases[phase]
+    video, moment = draw(clips, frames, batch, rng)
     noise = torch.Generator().manual_seed(int(rng.integers(2**31)))
     with torch.autocast("cpu", torch.bfloat16):
         mean, logvar = encode_clip(trainer.model, video)

@@ -40,11 +40,11 @@ class BackboneConfig:
     image_token: str = "<IMG_CONTEXT>"
 
     @property
-    def image_size(self) -> int: return self.vision["image_size"]
+    def image_size(self) -> int: return self.vision["image_size"]  # pixels along a side
     @property
-    def tokens_per_view(self) -> int: return (self.vision["image_size"] // self.vision["patch_size"]) ** 2
+    def tokens_per_view(self) -> int: return (self.vision["image_size"] // self.vision["patch_size"]) ** 2  # one for each patch
     @property
-    def dim(self) -> int: return self.project_to_dim or self.text["hidden_size"]
+    def dim(self) -> int: return self.project_to_dim or self.text["hidden_size"]  # numbers a token, as the action head sees them
 
     def to_upstream(self) -> dict:
         "As `backbone_cfg` of upstream's config.json, with Eagle's own settings beside it."
@@ -102,6 +102,7 @@ class Backbone(nn.Module):
         self.eagle_linear = nn.Linear(config.text["hidden_size"], config.project_to_dim) if config.project_to_dim else nn.Identity()
 
     def forward(self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        "Pixels (B * V, 3, H, W), ids (B, L) and mask (B, L) -> features (B, L, D)."
         return self.eagle_linear(self.eagle_model(pixel_values, input_ids, attention_mask))
 
     def logits(self, features: Tensor) -> Tensor: # (B, L, D) of `forward` -> (B, L, vocabulary)
@@ -124,6 +125,7 @@ class Backbone(nn.Module):
         return dict(pixel_values=pixels(images.to(device), self.config.image_size), input_ids=ids.to(device), attention_mask=mask.to(device))
 
     def save_pretrained(self, folder: str | Path) -> None:
+        "Config, weights and tokenizer into a folder."
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "config.json", {"model_type": "groot_cookbook_backbone", "backbone_cfg": self.config.to_upstream()})
@@ -132,6 +134,7 @@ class Backbone(nn.Module):
 
     @classmethod
     def from_pretrained(cls, name: str | Path) -> "Backbone":
+        "From a folder, a name in data/checkpoints, or a hub id."
         folder = local(name)
         model = cls(BackboneConfig.from_upstream(read_config(folder, "backbone_cfg")["backbone_cfg"]), load_tokenizer(folder))
         return load_weights(model, folder).eval()
@@ -168,6 +171,7 @@ SHARD = 15_000_000                        # bytes; no file of this book is over 
 
 
 def read_config(folder: Path, key: str) -> dict:
+    "The `config.json` of a checkpoint; it must have `key`."
     path = Path(folder) / "config.json"
     if not path.is_file(): raise CookbookError("no config.json", folder, "Is this the folder of a checkpoint?")
     try: config = json.loads(path.read_text())
@@ -178,7 +182,8 @@ def read_config(folder: Path, key: str) -> dict:
     return config
 
 
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast | None:
+def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast | None:
+    "The tokenizer beside the weights, where there is one."
     return PreTrainedTokenizerFast.from_pretrained(folder) if (Path(folder) / "tokenizer.json").is_file() else None
 
 

@@ -37,7 +37,7 @@ class Latency:
         if not self.samples_ms or not all(math.isfinite(s) and s >= 0 for s in self.samples_ms):
             raise CookbookError("a latency needs finite, non-negative samples", f"{self.backend}, {self.scope}", "Look at the clock that gave them")
 
-    def percentile(self, q: float) -> float: return float(np.percentile(self.samples_ms, q))
+    def percentile(self, q: float) -> float: return float(np.percentile(self.samples_ms, q))  # ms
 
     def summary(self) -> dict:
         "Percentiles in ms, beside the raw samples."
@@ -115,7 +115,7 @@ class Deadlines:
     stale_ms_max: float
 
     @property
-    def missed(self) -> float: return self.misses / self.ticks
+    def missed(self) -> float: return self.misses / self.ticks  # share of all ticks
 
 
 def drive(
@@ -136,7 +136,7 @@ def drive(
             arrivals.append((done, now))
         playing = next((seen for ready, seen in reversed(arrivals) if ready <= now * tick + 1e-9), None)
         if start is None and playing is not None: start = now
-        if start is not None: ages.append(now - playing)
+        if start is not None and playing is not None: ages.append(now - playing)
         now += 1
     kept = [a * tick for a in ages if a < chunk]
     mean = float(np.mean(kept)) if kept else math.inf

@@ -50,6 +50,7 @@ class Camera:
 
     @property
     def plane(self) -> Plane:
+        "Where the picture stands in space: the eye, the three axes of the camera, and its half width and height one metre away."
         back = np.subtract(self.position, self.target); back /= np.linalg.norm(back)
         right = np.cross([0, 0, 1], back); right /= np.linalg.norm(right)
         half = np.full(2, np.tan(np.radians(self.fovy) / 2))

@@ -23,7 +23,7 @@ class Parameter:
     help: str = ""
 
     @property
-    def kind(self) -> str: return "any" if self.default is None else type(self.default).__name__
+    def kind(self) -> str: return "any" if self.default is None else type(self.default).__name__  # name of its type
 
     def accept(self, value, where: str):
         "`value`, if its type is that of the default (an int passes for a float); a CookbookError otherwise."
@@ -49,17 +49,18 @@ class Chapter:
     path: Path
 
     @property
-    def name(self) -> str: return self.path.stem
+    def name(self) -> str: return self.path.stem  # `03_idm`
 
     @property
     def cells(self) -> list[dict]:
+        "The notebook's cells, each source as one string."
         return [{**c, "source": "".join(c["source"])} for c in json.loads(self.path.read_text())["cells"]]
 
     @property
     def title(self) -> str: return next((line[2:] for line in self._opening() if line.startswith("# ")), self.name)
 
     @property
-    def promise(self) -> str: return next((line[1:].strip(" *") for line in self._opening() if line.startswith(">")), "")
+    def promise(self) -> str: return next((line[1:].strip(" *") for line in self._opening() if line.startswith(">")), "")  # the quote under the title
 
     @property
     def makes(self) -> str:
@@ -86,7 +87,7 @@ class Chapter:
 def chapters(root: Path = ROOT) -> list[Chapter]:
     "All numbered notebooks, in order."
     found = [Chapter(p) for p in sorted((root / "nbs").glob("[0-9][0-9]_*.ipynb"))]
-    if not found: raise CookbookError("no numbered notebooks", root / "nbs", "Work from a checkout of the project: pip install -e .")
+    if not found: raise CookbookError("no numbered notebooks", root / "nbs", "Work from a checkout of the project: pip install -c constraints.txt -e '.[all]'")
     return found
 
 
@@ -97,7 +98,7 @@ def pick(available: list[Chapter], name: str) -> Chapter:
     raise CookbookError(f"no chapter {name!r}", "", "There are: " + ", ".join(c.name for c in available))
 
 
-def profiles(root: Path = ROOT) -> list[str]: return sorted(p.stem for p in (root / "nbs" / "params").glob("*.yaml"))
+def profiles(root: Path = ROOT) -> list[str]: return sorted(p.stem for p in (root / "nbs" / "params").glob("*.yaml"))  # names of all profiles
 
 
 def read_profile(name: str, root: Path = ROOT) -> dict:

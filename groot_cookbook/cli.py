@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import argparse, json, os, re, shlex, shutil, signal, sys
-from importlib import metadata
 from pathlib import Path
 
 from . import __version__, chapters, core, runner
@@ -16,9 +15,11 @@ EPILOG = """examples:
 
 exit codes: 0 done, 1 something to mend (said in one sentence), 2 wrong usage, 130 stopped with Ctrl-C"""
 GUARDRAIL = {"nvidia/Cosmos-1.0-Guardrail": "", "Qwen/Qwen3Guard-Gen-0.6B": ""}      # what cosmos-guardrail downloads, without which NVIDIA's dreamers do not load
+BOOK = ("", "workspace", "models", "notebooks", "export", "sign")      # the base and the extras that the chapters need
 
 
 def parser() -> argparse.ArgumentParser:
+    "The words that the command understands."
     top = argparse.ArgumentParser("groot-cookbook", description="Learn, run and ship the GR00T-Dreams data engine.", epilog=EPILOG,
                                   formatter_class=argparse.RawDescriptionHelpFormatter)
     top.add_argument("--version", action="version", version=__version__)
@@ -54,6 +55,7 @@ def main(argv: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try: return args.do(args) or 0
     except CookbookError as e: print(e, file=sys.stderr)
+    except ModuleNotFoundError as e: print(core.missing(e), file=sys.stderr)
     except KeyboardInterrupt:
         print("\nStopped. What was finished is kept; the same command goes on from there.", file=sys.stderr)
         return 130
@@ -67,6 +69,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def do_run(args) -> int:
+    "Run the chapters and write the report, of a failed run too."
     from . import report
     command = shlex.join(["groot-cookbook", *args.argv])
     run = runner.prepare(args.profile, args.out, args.start, args.only, args.dataset, args.sets, args.cell_limit, args.chapter_limit,
@@ -88,6 +91,7 @@ def do_run(args) -> int:
 
 
 def do_list(args) -> int:
+    "One line a chapter."
     rows = [dict(name=c.name, title=c.title, promise=c.promise.replace("*", ""), makes=c.makes) for c in chapters.chapters()]
     if args.json: print(json.dumps(rows))
     else:
@@ -96,9 +100,10 @@ def do_list(args) -> int:
 
 
 def do_params(args) -> int:
+    "What a chapter can be told, and what each profile tells it."
     chapter = chapters.pick(chapters.chapters(), args.chapter)
     blocks = {p: chapters.read_profile(p).get(chapter.name, {}) for p in chapters.profiles()}
-    rows = [dict(name=p.name, kind=p.kind, default=p.default, help=p.help, profiles={k: b[p.name] for k, b in blocks.items() if p.name in b}) for p in chapter.parameters().values()]
+    rows: list[dict] = [dict(name=p.name, kind=p.kind, default=p.default, help=p.help, profiles={k: b[p.name] for k, b in blocks.items() if p.name in b}) for p in chapter.parameters().values()]
     if args.json: print(json.dumps(rows))
     else:
         for r in rows:
@@ -108,6 +113,7 @@ def do_params(args) -> int:
 
 
 def do_report(args) -> int:
+    "Write the report of a run anew."
     from . import report
     runs = sorted((chapters.ROOT / "runs").glob("*/run.json"), key=lambda p: p.stat().st_mtime)
     if not args.out and not runs: raise CookbookError("no run yet", chapters.ROOT / "runs", "groot-cookbook run")
@@ -117,6 +123,7 @@ def do_report(args) -> int:
 
 
 def do_validate(args) -> int:
+    "Findings, one a line; 1 if any is an error."
     from .episodes import validate
     findings = validate(Path(args.path))
     errors = sum(f.severity == "error" for f in findings)
@@ -128,6 +135,7 @@ def do_validate(args) -> int:
 
 
 def do_convert(args) -> int:
+    "Rewrite a dataset in another version of the format, all cameras with it."
     from .episodes import Dataset, convert
     runner.check_dataset(args.path)
     if Path(args.out).exists(): raise CookbookError("the folder exists already", args.out, "Choose another folder with --out")
@@ -137,6 +145,7 @@ def do_convert(args) -> int:
 
 
 def do_doctor(args) -> int:
+    "What `examine` found; 1 if not even `smoke` can run."
     facts = examine()
     if args.json: print(json.dumps(facts))
     else:
@@ -170,17 +179,16 @@ def _memory_gb() -> float:
 
 
 def _packages() -> list[str]:
-    "Requirements of the installed project that are missing, or differ from constraints.txt."
-    plain = lambda name: re.sub(r"[-_.]+", "-", name).lower()
+    "Requirements of the chapters that are missing, or differ from constraints.txt."
     listed = chapters.ROOT / "constraints.txt"
-    pins = {plain(n): v for n, _, v in (line.partition("==") for line in (listed.read_text().splitlines() if listed.is_file() else []))}
-    found = []
-    for requirement in metadata.requires("groot_cookbook") or []:
-        name, _, extra = (part.strip() for part in requirement.partition(";"))
-        if extra: continue
-        try: have = metadata.version(name)
-        except metadata.PackageNotFoundError: found.append(f"{name} is missing: pip install -c constraints.txt -e '.[all]'"); continue
-        if have.split("+")[0] != pins.get(plain(name), have): found.append(f"{name} {have}, pinned {pins[plain(name)]}")
+    pins = {core.plain(n): v for n, _, v in (line.partition("==") for line in (listed.read_text().splitlines() if listed.is_file() else []))}
+    known = core.requirements()
+    found = [] if known else ["missing: groot_cookbook itself, which is on the path but not installed (pip install -c constraints.txt -e '.[all]')"]
+    for extra, names in known.items():
+        if extra not in BOOK: continue
+        have = {name: core.version(name) for name in names}
+        if absent := [name for name, v in have.items() if not v]: found.append(f"missing: {', '.join(absent)} (pip install -c constraints.txt -e '.{f'[{extra}]' if extra else ''}')")
+        found += [f"{name} {v}, pinned {pins[core.plain(name)]}" for name, v in have.items() if v and v.split("+")[0] != pins.get(core.plain(name), v)]
     return found
 
 

@@ -1,11 +1,12 @@
 """What every chapter shares: errors that help, the run folder and its manifests, checkpoints by name, figures."""
 from __future__ import annotations
 
-import functools, hashlib, importlib, inspect, json, multiprocessing, os, platform, resource, shutil, sys, threading, time
+import functools, hashlib, importlib, inspect, json, multiprocessing, os, platform, re, resource, shutil, sys, threading, time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -29,6 +30,41 @@ class CookbookError(Exception):
         super().__init__(printable(": ".join(filter(None, [self.where, what])) + (f". {do}" if do else "")))
 
 
+# --- what is installed ------------------------------------------------------------------------------------------
+
+NAMED = {"PIL": "pillow", "c2pa": "c2pa-python", "skimage": "scikit-image"}      # modules that are installed under another name
+
+
+def plain(name: str) -> str:
+    "A distribution's name as indices compare it."
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def requirements() -> dict[str, list[str]]:
+    "Extra -> distributions, as the installed project declares them; those of the base under the empty name."
+    found: dict[str, list[str]] = {}
+    try: lines = metadata.requires("groot_cookbook") or []
+    except metadata.PackageNotFoundError: lines = []              # a folder on the path, not an installation
+    for line in lines:
+        name, _, marker = line.partition(";")
+        extra = re.search(r"""extra == ['"](.+)['"]""", marker)
+        found.setdefault(extra[1] if extra else "", []).append(name.strip())
+    return found
+
+
+def version(package: str) -> str | None:
+    "Of an installed distribution."
+    try: return metadata.version(package)
+    except metadata.PackageNotFoundError: return None
+
+
+def missing(e: ModuleNotFoundError) -> CookbookError:
+    "The extra to install for a module that is not there."
+    module = (e.name or "").partition(".")[0]
+    extra = next((x for x, names in requirements().items() if plain(NAMED.get(module, module)) in map(plain, names)), "all")
+    return CookbookError(f"{module} is not installed", f"the [{extra}] extra", f"Install it: pip install -c constraints.txt '.[{extra}]' in a checkout, pip install 'groot_cookbook[{extra}]' elsewhere")
+
+
 # --- hashes and manifests ---------------------------------------------------------------------------------------
 
 def sha256(path: str | Path) -> str:
@@ -37,8 +73,8 @@ def sha256(path: str | Path) -> str:
     if path.is_dir():
         for f in sorted(p for p in path.rglob("*") if p.is_file()): h.update(f"{f.relative_to(path).as_posix()} {sha256(f)}\n".encode())
     else:
-        with open(path, "rb") as f:
-            while block := f.read(1 << 20): h.update(block)
+        with open(path, "rb") as stream:
+            while block := stream.read(1 << 20): h.update(block)
     return h.hexdigest()
 
 
@@ -72,6 +108,7 @@ class Manifest:
 
     @classmethod
     def read(cls, run: str | Path, stage: str) -> "Manifest":
+        "That of a finished stage."
         path = Path(run) / stage / "manifest.json"
         if not path.exists():
             raise CookbookError(f"stage {stage} has not been run", path, f"Run it first: groot-cookbook run --only {stage[:2]} --out {run}")
@@ -150,7 +187,7 @@ def hand_over(run: str | Path, stage: str, params: dict, inputs=(), volatile=())
         manifest.volatile = sorted(volatile)
         manifest.outputs = {f.relative_to(part).as_posix(): sha256(f) for f in sorted(part.rglob("*"))
                             if f.is_file() and f.relative_to(part).as_posix() not in volatile}
-        manifest.versions = {"python": platform.python_version(), **{p: v for p in VERSIONED if (v := _version(p))}}
+        manifest.versions = {"python": platform.python_version(), **{p: v for p in VERSIONED if (v := version(p))}}
         manifest.seconds = round(time.monotonic() - _started, 1)
         manifest.peak_mb = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) // 1024
         write_json(part / "manifest.json", asdict(manifest))
@@ -168,14 +205,14 @@ def hand_over(run: str | Path, stage: str, params: dict, inputs=(), volatile=())
         raise
 
 
-def _version(package: str) -> str | None:
-    try: return metadata.version(package)
-    except metadata.PackageNotFoundError: return None
-
-
 def _end_with_parent() -> None:
     "A worker whose parent was killed would wait for work for ever."
-    threading.Thread(target=lambda: (multiprocessing.parent_process().join(), os._exit(1)), daemon=True).start()
+    parent = multiprocessing.parent_process()
+    if parent is None: return
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+    threading.Thread(target=follow, daemon=True).start()
 
 
 def pool(processes: int) -> ProcessPoolExecutor:
@@ -234,15 +271,16 @@ def no_bars() -> None:
     for library in {"diffusers", "transformers"} & set(sys.modules): importlib.import_module(f"{library}.utils.logging").disable_progress_bar()
 
 
-def torchvision_ready() -> None:
+@cache
+def torchvision_ready():
     "Let torchvision import beside a CPU-only torch: its compiled operators are absent there, its Python is all we need."
     import torch
-    if hasattr(torchvision_ready, "_library") or torch.version.cuda: return
+    if torch.version.cuda: return None
     library = torch.library.Library("torchvision", "DEF")
     for op in ("nms", "qnms"):
         try: library.define(f"{op}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         except RuntimeError: pass         # a matched pair has defined it already
-    torchvision_ready._library = library
+    return library                        # kept by the cache: what it defines is gone when it goes
 
 
 # --- figures ----------------------------------------------------------------------------------------------------
@@ -287,7 +325,8 @@ def somebody_looks() -> bool:
     # JupyterLab sends the cell's id with every request, nbclient (and so papermill and nbconvert) and nbdev-test send none. An environment variable would be
     # inherited by a papermill that is started from within JupyterLab, and a comm opens whether or not anybody is at its other end.
     from IPython import get_ipython
-    return "cellId" in getattr(get_ipython(), "get_parent", dict)().get("metadata", {})
+    request: dict = getattr(get_ipython(), "get_parent", dict)()
+    return "cellId" in request.get("metadata", {})
 
 
 def touch(draw: Callable, **dials) -> None:  # argument of `draw` -> (first, last), (first, last, step) or a list; its default is where the slider begins
@@ -307,7 +346,7 @@ def touch(draw: Callable, **dials) -> None:  # argument of `draw` -> (first, las
     @functools.wraps(draw)                   # ipywidgets reads off the signature where each slider begins
     def redraw(**values):
         picture, kind = drawn(draw(**values), tight=False)
-        figure.value = f'<img src="data:{kind};base64,{b64encode(picture).decode()}" alt="{escape(draw.__doc__)}">'
+        figure.value = f'<img src="data:{kind};base64,{b64encode(picture).decode()}" alt="{escape(draw.__doc__ or str())}">'
 
     sliders = interactive(redraw, **{name: SelectionSlider(options=dial, value=begin[name]) if isinstance(dial, list) else dial for name, dial in dials.items()})
     for slider in sliders.kwargs_widgets: slider.style.description_width, slider.layout.width = "6em", "30em"

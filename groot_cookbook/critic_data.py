@@ -289,7 +289,7 @@ def make_shards(folder: str | Path, make: Callable[[int], list[dict]], first: in
         if path.exists(): continue
         clips = [c for seed in seeds("critic", n, start) for c in make(seed)]
         part = path.with_suffix(".part.npz")
-        np.savez(part, **{k: np.array([c[k] for c in clips]) for k in clips[0]})
+        np.savez(part, **{k: np.array([c[k] for c in clips]) for k in clips[0]})          # type: ignore[arg-type]     # numpy's stub takes every keyword for its own
         os.replace(part, path)
 
 
@@ -309,6 +309,6 @@ def dreams_of(seed: int, dreamer: Dreamer, idm: InverseDynamics, steps: int = 6)
     made = dream(dreamer, Tabletop().arrange(scene).look().rgb, scene.instruction, seed, steps=steps)
     w = worth(made.video, scene, label(idm, made.video, HZ).actions)
     whole = w.permanence > .5                # a block may blur while it is carried; half the film is too much
-    answers = (int(w.picked), int(whole), 1 if w.replayed else -1, int(w.followed and whole and w.replayed), int(w.followed), 0 if w.followed else -1)
+    answers = (int(w.picked is True), int(whole), 1 if w.replayed else -1, int(w.followed and whole and bool(w.replayed)), int(w.followed), 0 if w.followed else -1)
     return [dict(kind="dream", frames=made.video[TIMES], notes=np.full((len(TIMES), 19), np.nan, np.float32), answers=list(answers), asked=scene.instruction,
                  wrong=other_instruction(rng, scene, str(rng.choice(["wrong block", "wrong bin"]))))]

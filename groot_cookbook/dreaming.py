@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from skimage.metrics import structural_similarity
 
+from . import core
 from .core import CookbookError, card, checkpoint, revised, sha256, torchvision_ready
 from .episodes import Episode
 
@@ -44,9 +45,9 @@ class Dream:
 
     @property
     def provenance(self) -> dict:
-        "What goes into the dataset beside the video."
-        facts = {k: getattr(self, k) for k in ("generator", "checkpoint", "checkpoint_sha", "seed", "steps", "guidance")}
-        return {"kind": "dream", "prompt": self.instruction, **facts}
+        "What travels with the video, into a dataset and a signed film: no path of this machine; the seed image by the SHA-256 of its RGB bytes, row by row."
+        facts = {k: getattr(self, k) for k in ("generator", "checkpoint", "checkpoint_sha", "seed", "steps", "guidance")} | {"checkpoint": core.told(self.checkpoint)}
+        return {"kind": "dream", "prompt": self.instruction, **facts, "seed_image_sha": hashlib.sha256(self.seed_image.tobytes()).hexdigest()}
 
     def __repr__(self):
         t, h, w = self.video.shape[:3]
@@ -57,9 +58,9 @@ class Dream:
 class OwnWeightsChecker(CosmosSafetyChecker):
     "For weights trained by this project on its own renderings, which know nothing but blocks: lets everything pass."
     def __init__(self): pass                                       # and loads nothing
-    def to(self, *args, **kwargs): return self
-    def check_text_safety(self, prompt: str) -> bool: return True
-    def check_video_safety(self, frames: np.ndarray) -> np.ndarray: return frames
+    def to(self, *args, **kwargs): return self  # pipelines move their checker with them
+    def check_text_safety(self, prompt: str) -> bool: return True  # nothing to read
+    def check_video_safety(self, frames: np.ndarray) -> np.ndarray: return frames  # (T, H, W, 3) uint8, as they came
 
 
 def weights_sha(folder: str | Path) -> str:
@@ -85,7 +86,7 @@ class Dreamer:
     facts: dict = field(default_factory=dict, repr=False)       # its card, where it has one
 
     @property
-    def takes(self) -> dict[str, inspect.Parameter]: return dict(inspect.signature(type(self.pipe).__call__).parameters)
+    def takes(self) -> dict[str, inspect.Parameter]: return dict(inspect.signature(type(self.pipe).__call__).parameters)  # what its pipeline can be told
 
     @property
     def size(self) -> tuple[int, int]:
@@ -93,7 +94,7 @@ class Dreamer:
         return tuple(self.facts.get("size") or (self.takes["height"].default, self.takes["width"].default))
 
     @property
-    def frames(self) -> int: return self.facts.get("frames") or self.takes["num_frames"].default
+    def frames(self) -> int: return self.facts.get("frames") or self.takes["num_frames"].default  # of one dream, 4k+1
 
     @property
     def tokens(self) -> int:
@@ -129,7 +130,7 @@ def load_dreamer(
     return dreamer
 
 
-def speak_up(check_video, name: str):
+def speak_up(check_video, name: str | Path):
     "A refused video comes back from the guardrail as None, which diffusers passes on; say what happened instead."
     def check(frames: np.ndarray) -> np.ndarray:
         seen = check_video(frames)
@@ -146,7 +147,7 @@ def stay_finite(pipe, step: int, time, held: dict) -> dict:
 
 # %% ../nbs/02_dreaming.ipynb #c020
 def prepare(image: np.ndarray, size: tuple[int, int]) -> Image.Image:
-    "A photograph of any size and shape, fitted to a checkpoint's size: the larger part of the middle, then scaled."
+    "A photograph (H, W, 3) uint8 of any size and shape, fitted to a checkpoint's size: the larger part of the middle, then scaled."
     height, width = size
     h, w = image.shape[:2]
     scale = min(h / height, w / width)
@@ -157,7 +158,7 @@ def prepare(image: np.ndarray, size: tuple[int, int]) -> Image.Image:
 
 
 def check_wish(dreamer: Dreamer, image: np.ndarray, instruction: str, frames: int, steps: int) -> None:
-    "Refuse what cannot be dreamed, and what must not be."
+    "Refuse what cannot be dreamed, and what must not be; the image must be (H, W, 3) uint8."
     if frames % 4 != 1: raise CookbookError(f"{frames} frames asked for", dreamer.name, "Ask for 4k+1 frames: one for the image, then fours")
     if steps < 1: raise CookbookError(f"{steps} sampling steps", dreamer.name, "Take at least one step; 4 to 8 are enough for the tiny checkpoint")
     if image.ndim != 3 or image.shape[-1] != 3 or image.dtype != np.uint8:
@@ -199,7 +200,7 @@ class Fidelity:
     moving_psnr: float   # dB, over pixels that moved in the truth
 
 
-def psnr(made: np.ndarray, true: np.ndarray) -> float: # both uint8, same shape
+def psnr(made: np.ndarray, true: np.ndarray) -> float: # (..., 3) uint8, the same shape
     "Peak signal-to-noise ratio in dB."
     return float(20 * np.log10(255) - 10 * np.log10(max(np.square(made.astype(np.float32) - true).mean(), 1e-6)))
 
@@ -210,7 +211,7 @@ def ssim(made: np.ndarray, true: np.ndarray) -> float: # (T, H, W, 3) uint8
 
 
 def fidelity(made: np.ndarray, true: np.ndarray) -> Fidelity:
-    "Compare a dreamed video with the true one of the same start."
+    "Compare a dreamed video (T, H, W, 3) uint8 with the true one of the same start."
     if made.shape != true.shape:
         raise CookbookError(f"videos of shapes {made.shape} and {true.shape}", "fidelity", "Compare videos of the same size and length")
     still = np.broadcast_to(true[:1], true.shape)
@@ -220,7 +221,7 @@ def fidelity(made: np.ndarray, true: np.ndarray) -> Fidelity:
 
 
 def motion(video: np.ndarray, threshold: int = 25) -> float:
-    "Share of pixels that ever leave their first colour: 0 for a photograph."
+    "Share of the pixels of a video (T, H, W, 3) uint8 that ever leave their first colour: 0 for a photograph."
     return float((np.abs(video.astype(int) - video[:1]).max((0, 3)) > threshold).mean())
 
 # %% ../nbs/02_dreaming.ipynb #c034
@@ -237,6 +238,6 @@ def to_episode(dream: Dream) -> Episode:
 
 
 def dream_all(dreamer: Dreamer, images: list[np.ndarray], instructions: list[str], per_image: int = 1, seed: int = 0, **how):
-    "Dreams of every image, one after the other; no two share their noise."
+    "Dreams of every image (H, W, 3) uint8, one after the other; no two share their noise."
     for i, (image, instruction) in enumerate(zip(images, instructions)):
         for k in range(per_image): yield dream(dreamer, image, instruction, seed * 1_000_003 + i * per_image + k, **how)

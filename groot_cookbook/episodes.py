@@ -51,7 +51,7 @@ class Episode:
             if len(f) != len(self.frames): raise CookbookError(f"cameras saw {len(f)} and {len(self.frames)} frames", "Episode", "Give each camera the same clock")
 
     @property
-    def length(self) -> int: return len(self.frames)
+    def length(self) -> int: return len(self.frames)  # frames
 
     def __repr__(self) -> str:
         t, h, w = self.frames.shape[:3]
@@ -95,7 +95,7 @@ class Source:
     def __repr__(self) -> str: return f"Source({self.kind}, {self.robot_type}, {len(self.teleop)} to learn from, {len(self.heldout)} held out)"
 
     @property
-    def embodiment(self) -> str: return slot(self.robot_type)
+    def embodiment(self) -> str: return slot(self.robot_type)  # the action head's slot for this robot
 
 
 def record(episodes: int, heldout: int, noise: float = .5, seed: int = 0) -> Source:
@@ -129,6 +129,7 @@ class Normalizer:
 
     @classmethod
     def from_stats(cls, stats: dict, kind: str = "min_max") -> Normalizer:
+        "From the measures of `summarise` or `stats.json`, each (D,)."
         return cls(kind, *((stats["q01"], stats["q99"]) if kind == "q99" else (stats["min"], stats["max"])))
 
     def normalize(self, x: np.ndarray) -> np.ndarray:               # (..., D) in the robot's units -> (..., D)
@@ -136,13 +137,13 @@ class Normalizer:
         y = np.where(span > 0, 2 * (np.asarray(x, np.float64) - self.low) / np.where(span > 0, span, 1) - 1, 0)   # a joint that never moved: 0
         return (y.clip(-1, 1) if self.kind == "q99" else y).astype(np.float32)
 
-    def denormalize(self, y: np.ndarray) -> np.ndarray:             # the way back; a joint that never moved returns to where it stood
+    def denormalize(self, y: np.ndarray) -> np.ndarray:             # (..., D) -> (..., D), the way back; a joint that never moved returns to where it stood
         return ((np.asarray(y, np.float64) + 1) / 2 * (self.high - self.low) + self.low).astype(np.float32)
 
-    def to_dict(self) -> dict: return {"kind": self.kind, "low": self.low.tolist(), "high": self.high.tolist()}
+    def to_dict(self) -> dict: return {"kind": self.kind, "low": self.low.tolist(), "high": self.high.tolist()}  # as JSON
 
     @classmethod
-    def from_dict(cls, config: dict) -> Normalizer: return cls(config["kind"], config["low"], config["high"])
+    def from_dict(cls, config: dict) -> Normalizer: return cls(config["kind"], config["low"], config["high"])  # the way back
 
 # %% ../nbs/01_episodes.ipynb #c025
 def write_dataset(
@@ -213,7 +214,7 @@ class Dataset(Sequence):
     def __repr__(self) -> str:
         return f"Dataset({len(self)} episodes, {sum(e.length for e in self.layout.entries)} frames at {self.fps:g} Hz, {self.robot_type}, {self.layout.version})"
 
-    def __getitem__(self, i: int) -> Episode:
+    def __getitem__(self, i: int) -> Episode:          # type: ignore[override]     # one at a time: a slice would be gigabytes
         state, actions, instruction = self.rows(i)
         views = {name: self.frames(i, range(len(state)), name) for name in self.modality.others} if self.views else {}
         return Episode(self.frames(i, range(len(state))), state, actions, instruction, self.fps, self.layout.entries[i].provenance, views)
@@ -223,10 +224,10 @@ class Dataset(Sequence):
         entry, note = self.layout.entries[i], self.modality.annotation
         table, where = read_rows(self.layout, entry, [*OWN_COLUMN.values(), "task_index", f"annotation.{note}"]), self.path / entry.data
         if not table.num_rows: raise CookbookError(f"has no rows of episode {entry.index}", where, "Restore the file, or remove the episode from meta/")
-        vectors = [matrix(table, column, where) for column in OWN_COLUMN.values()]
-        for column, v in zip(OWN_COLUMN.values(), vectors):
+        state, action = (matrix(table, column, where) for column in OWN_COLUMN.values())
+        for column, v in zip(OWN_COLUMN.values(), (state, action)):
             if v.shape[1] != (width := self.layout.width(column)): raise CookbookError(f"{column} is {v.shape[1]} wide, meta/info.json says {width}", where, "Restore the file, or correct the shape in info.json")
-        return *vectors, spoken(self.layout, entry, table, note)
+        return state, action, spoken(self.layout, entry, table, note)
 
     def frames(self, i: int, indices: Iterable[int], camera: str = "") -> np.ndarray:      # (len(indices), H, W, 3) uint8
         "Frames of an episode by their number in it; of the camera that is learned from unless another is named."
@@ -240,7 +241,7 @@ class Dataset(Sequence):
     def names(self) -> dict[str, list[str]]: return {column: self.layout.names(column) for column in OWN_COLUMN.values()}   # of each number; [] where not told
 
     @property
-    def stats(self) -> dict[str, dict[str, np.ndarray]]: return statistics(self)   # "state", "action" -> mean, std, min, max, q01, q99
+    def stats(self) -> dict[str, dict[str, np.ndarray]]: return statistics(self)   # "state", "action" -> mean, std, min, max, q01, q99, each (D,) in the robot's units
 
 # %% ../nbs/01_episodes.ipynb #c034
 def recompute(dataset: Dataset) -> dict[str, dict[str, np.ndarray]]:
@@ -256,8 +257,9 @@ def statistics(dataset: Dataset) -> dict[str, dict[str, np.ndarray]]:
     found = {}
     for part, column in OWN_COLUMN.items():
         s = stored.get(column) if isinstance(stored, dict) else None
-        vectors = {m: vector(s.get(m) if isinstance(s, dict) else None, dataset.layout.width(column)) for m in MEASURES}
-        if all(v is not None for v in vectors.values()): found[part] = vectors
+        told = {m: vector(s.get(m) if isinstance(s, dict) else None, dataset.layout.width(column)) for m in MEASURES}
+        vectors = {m: v for m, v in told.items() if v is not None}
+        if len(vectors) == len(MEASURES): found[part] = vectors
     return found if len(found) == 2 else recompute(dataset) | found
 
 # %% ../nbs/01_episodes.ipynb #c039
@@ -322,7 +324,7 @@ class Part(Sequence):
     def __len__(self) -> int: return len(self.numbers)
     @property
     def modality(self) -> Modality: return self.dataset.modality
-    def __getitem__(self, i: int) -> Episode: return self.dataset[self.numbers[i]]
+    def __getitem__(self, i: int) -> Episode: return self.dataset[self.numbers[i]]          # type: ignore[override]
 
 
 def take(path: str | Path, heldout: int) -> Source:

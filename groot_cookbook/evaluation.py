@@ -45,10 +45,10 @@ class Trial:
     images: np.ndarray = field(repr=False)   # (plans + 1, H, W, 3) uint8: what it saw when it planned, and the end
 
     @property
-    def success(self) -> bool: return self.outcome == "placed"
+    def success(self) -> bool: return self.outcome == "placed"  # placed
 
     @property
-    def picked(self) -> bool: return self.outcome in ("placed", "dropped", "wrong bin")
+    def picked(self) -> bool: return self.outcome in ("placed", "dropped", "wrong bin")  # lifted, whatever came after
 
 # %% ../nbs/07_evaluation.ipynb #c011
 def outcome(world: Tabletop, lifted: set[str]) -> str:
@@ -100,6 +100,7 @@ class Expert:
         self.plan, self.replan, self.done = expert(scene), replan, 0
 
     def act(self, images, states, instructions, generator=None) -> np.ndarray:
+        "The next chunk (1, 16, 7) of the plan, rad; what it sees is not looked at."
         chunk = self.plan[np.minimum(self.done + np.arange(16), len(self.plan) - 1)]
         self.done += self.replan
         return chunk[None]
@@ -107,7 +108,7 @@ class Expert:
 
 class Idle:
     "Stays where it is: the floor of any closed loop."
-    def act(self, images, states, instructions, generator=None) -> np.ndarray: return np.repeat(np.asarray(states)[:, None], 16, 1)
+    def act(self, images, states, instructions, generator=None) -> np.ndarray: return np.repeat(np.asarray(states)[:, None], 16, 1)  # (B, S) -> (B, 16, S), rad: stay
 
 # %% ../nbs/07_evaluation.ipynb #c018
 @dataclass
@@ -123,7 +124,7 @@ class Score:
     outcomes: dict[str, int]
 
     @property
-    def rate(self) -> float: return self.successes / self.n
+    def rate(self) -> float: return self.successes / self.n  # 0..1
 
     def __repr__(self):
         return f"Score({self.condition}, {self.workspaces}: {self.successes}/{self.n} = {self.rate:.0%} [{self.low:.0%}, {self.high:.0%}])"
@@ -227,6 +228,7 @@ class PolicyActor:
         self.action_dim = action_dim or max(self.columns) + 1
 
     def act(self, images, states, instructions, generator) -> np.ndarray:
+        "Images (B, H, W, 3) uint8, states (B, S) and sentences -> chunks (B, 16, A) in the robot's units."
         said = self.policy.predict(images, instructions, states, self.tag, generator)
         chunk = np.full((*said.shape[:2], self.action_dim), np.nan, np.float32)      # parts that the policy does not drive stay unsaid
         chunk[..., self.columns] = said
@@ -269,7 +271,7 @@ def contact_sheet(
     for some in trials.values():
         for t in list(some)[:rows]:
             images = t.images[np.linspace(0, len(t.images) - 1, columns).round().astype(int)]
-            edge = np.uint8([0, 158, 115] if t.success else [213, 94, 0])
+            edge = np.array([0, 158, 115] if t.success else [213, 94, 0], np.uint8)
             line = np.concatenate([np.pad(i, ((3, 3), (1, 1), (0, 0)), constant_values=255) for i in images], 1)
             line[:, :4], line[:, -4:] = edge, edge
             lines.append(line)
@@ -301,6 +303,7 @@ class Report:
     open_loop: list[OpenLoop]
 
     def as_dict(self) -> dict:
+        "As JSON: floats to six places, so that the same numbers are the same bytes."
         def tidy(v):
             if isinstance(v, dict): return {k: tidy(x) for k, x in v.items()}
             if isinstance(v, list): return [tidy(x) for x in v]

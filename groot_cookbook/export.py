@@ -54,7 +54,7 @@ class SettledLinear(nn.Module):
         super().__init__()
         self.W, self.b = (nn.Parameter(p[slot].detach().clone()) for p in (layer.W, layer.b))
 
-    def forward(self, x: Tensor, robot: Tensor) -> Tensor: return x @ self.W + self.b
+    def forward(self, x: Tensor, robot: Tensor) -> Tensor: return x @ self.W + self.b  # (B, T, D) -> (B, T, D'); the slot is settled
 
 
 def settled(policy: GrootPolicy, slot: int) -> GrootPolicy: # embodiment slot -> a copy that drives this robot alone
@@ -81,6 +81,7 @@ class Look(nn.Module):
         self.head = policy.action_head
 
     def forward(self, features: Tensor, attention_mask: Tensor) -> list[Tensor]:
+        "Features (1, L, D) and mask (1, L) -> keys and values (1, heads, L, d) of every block that looks."
         return [x for pair in self.head.look(features, attention_mask) if pair is not None for x in pair]
 
 
@@ -93,6 +94,7 @@ class Step(nn.Module):
 
     def forward(self, attention_mask: Tensor, state: Tensor, actions: Tensor, t: Tensor,
                 keys_values: list[Tensor], modulations: list[Tensor]) -> Tensor:
+        "Actions (1, H, A) at flow time `t` (1,) in thousandths -> the same, one step on."
         flat = iter(keys_values)
         pairs = [(next(flat), next(flat)) if crosses else None for crosses in self.head.model.crosses]
         return actions + self.head.velocity(pairs, attention_mask, state, actions, t, self.robot, modulations)[0] * self.share
@@ -125,7 +127,7 @@ def trace(
 # %% ../nbs/08_thor_export.ipynb #c021
 @torch.no_grad()
 def action_head_graph(policy: GrootPolicy, features: Tensor, x: dict[str, Tensor], steps: int, opset: int = 22) -> ModelProto: # settled policy
-    "features, attention_mask, state, noise -> actions: the denoising loop unrolled, modulations baked in."
+    "Features (1, L, D), attention_mask, state, noise -> actions (1, H, A): the denoising loop unrolled, modulations baked in."
     head, times = policy.action_head, step_times(policy.action_head.config, steps)
     look, step = Look(policy), Step(policy, 1 / len(times))
     every = head.model.modulations(torch.tensor(times))
@@ -138,7 +140,7 @@ def action_head_graph(policy: GrootPolicy, features: Tensor, x: dict[str, Tensor
     same = {n: n for n in ["features", "attention_mask", "state", *scene]}
     pieces, constants = [Piece(looking, "look", "look", same)], {}
     for i, time in enumerate(times):
-        constants |= {f"t@{i}": np.int64([time])} | {f"{m}@{i}": e[i: i + 1].numpy() for m, e in zip(mods, every)}
+        constants |= {f"t@{i}": np.array([time], np.int64)} | {f"{m}@{i}": e[i: i + 1].numpy() for m, e in zip(mods, every)}
         ends = {"actions": f"actions@{i}" if i else "noise", "moved": "actions" if i + 1 == len(times) else f"actions@{i + 1}"}
         pieces.append(Piece(stepping, "step", f"step{i}", same | ends | {n: f"{n}@{i}" for n in ["t", *mods]}))
     return weave(pieces, ["actions"], constants)
@@ -149,7 +151,7 @@ PARTS = {"backbone": "features", "action_head": "actions", "policy": "actions"} 
 
 def export_policy(
     policy: GrootPolicy,
-    x: dict[str, np.ndarray],             # one observation, of `observations`
+    x: dict[str, np.ndarray],             # one observation, of `observations`: each (1, ...)
     slot: int,                            # embodiment slot of the robot that will carry it
     steps: int | None = None,             # of denoising; the checkpoint's own if None
     opset: int = 22,
@@ -176,6 +178,7 @@ class Parity:
     observations: int
 
     def check(self, cosine: float, max_abs_error: float = np.inf) -> "Parity":
+        "Itself, if near enough; a CookbookError otherwise."
         if not (self.cosine >= cosine and self.max_abs_error <= max_abs_error):
             found = f"the {self.precision} graph disagrees with torch: cosine {self.cosine:.5f}, error {self.max_abs_error:.2g}"
             raise CookbookError(found, self.part, f"At least {cosine} and at most {max_abs_error:.2g} are wanted; look for a wrong slot or scale")
@@ -212,8 +215,8 @@ def write_bundle(
         for part, graph in parts.items(): onnx.save(graph, folder / "graphs" / f"{part}.{precision}.onnx")
     takes = {part: [v.name for v in graph.graph.input] for part, graph in graphs["fp32"].items()}
     for part, names in takes.items():
-        np.savez(folder / f"reference_{part}.npz", **{n: (inputs[0] | expected[0])[n] for n in names}, expected=expected[0][PARTS[part]])
-    np.savez(folder / "calibration.npz", **{n: np.concatenate([x[n] for x in inputs]) for n in inputs[0]})
+        np.savez(folder / f"reference_{part}.npz", **{n: (inputs[0] | expected[0])[n] for n in names}, expected=expected[0][PARTS[part]])     # type: ignore[arg-type]     # a fault of numpy's stub
+    np.savez(folder / "calibration.npz", **{n: np.concatenate([x[n] for x in inputs]) for n in inputs[0]})                 # type: ignore[arg-type]
     shapes = {n: list(inputs[0][n].shape) for n in inputs[0]}
     write_json(folder / "bundle.json", about | {"inputs": takes, "shapes": shapes, "observations": len(inputs)})
     for name in ("README.md", "build.sh", "bench.py", "nvfp4.py"):

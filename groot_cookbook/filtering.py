@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -59,7 +60,7 @@ FAMILIES = {  # by the model_type in the checkpoint's config.json
 class Critic:
     "A vision-language model, its processor, how to address it, and what its certainty is worth."
     model: torch.nn.Module = field(repr=False)
-    processor: object = field(repr=False)
+    processor: Any = field(repr=False)           # transformers' own, one class for each family
     family: Family
     name: str
     calibration: dict[str, tuple[float, float]] = field(default_factory=dict)   # question -> slope and offset of its log-odds
@@ -76,7 +77,7 @@ class Critic:
                  {"role": "user", "content": [{"type": "video"}, {"type": "text", "text": f"{question} {self.family.closing}"}]}]
         return self.processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
 
-    def watched(self, length: int, fps: float) -> np.ndarray:
+    def watched(self, length: int, fps: float) -> np.ndarray:          # (K,) numbers of frames
         "Which frames of a clip it looks at: as many as it was trained on, from the first to the last; an even number, since it sees them in pairs."
         wanted = self.processor.video_processor.num_frames or length / fps * self.family.fps
         return np.linspace(0, length - 1, max(2, 2 * round(wanted / 2))).round().astype(int)
@@ -121,7 +122,7 @@ def log_odds(critic: Critic, frames: np.ndarray, fps: float, questions: list[str
     return (logits[:, critic.yes] - logits[:, critic.no]).cpu().numpy()
 
 
-def probability(log_odds, slope: float = 1., offset: float = 0.): return 1 / (1 + np.exp(-np.clip(slope * np.asarray(log_odds) + offset, -30, 30)))
+def probability(log_odds, slope: float = 1., offset: float = 0.): return 1 / (1 + np.exp(-np.clip(slope * np.asarray(log_odds) + offset, -30, 30)))  # log-odds of any shape -> probabilities of that shape
 
 # %% ../nbs/04_filtering.ipynb #c028
 def auc(scores: np.ndarray, good: np.ndarray) -> float:  # (N,), (N,) of bool
@@ -168,7 +169,7 @@ def combine(probabilities: dict[str, float], consistency: float | None = None) -
 
 # %% ../nbs/04_filtering.ipynb #c038
 def tradeoff(scores: np.ndarray, good: np.ndarray, thresholds: np.ndarray) -> dict[str, np.ndarray]:
-    "Precision, recall and keep rate at each threshold; precision is 1 where nothing is kept."
+    "Precision, recall and keep rate of clips (N,) at each threshold (K,); precision is 1 where nothing is kept."
     scores, good = np.asarray(scores, float), np.asarray(good, bool)
     kept = scores[None] >= np.asarray(thresholds)[:, None]
     hits = (kept & good).sum(1)
@@ -191,16 +192,17 @@ class Verdict:
     def doubt(self) -> str:
         "The question that went worst."
         known = {**self.probabilities, **({} if self.consistency is None else {"consistency": self.consistency})}
-        return min(known, key=known.get)
+        return min(known, key=known.__getitem__)
 
     def __repr__(self):
         said = " · ".join(f"{k} {v:.2f}" for k, v in self.probabilities.items()) + ("" if self.consistency is None else f" · consistency {self.consistency:.2f}")
         return f"Verdict({'kept' if self.kept else 'dropped'} {self.score:.2f}: {said})"
 
-    def to_json(self) -> dict: return asdict(self)
+    def to_json(self) -> dict: return asdict(self)  # a row of verdicts.json
 
     @classmethod
     def from_json(cls, value: dict) -> Verdict:
+        "The way back."
         try: return cls(**value)
         except TypeError as e: raise CookbookError(f"not a verdict ({e})", "", "Read verdicts.json as chapter 04 writes it") from e
 

@@ -73,6 +73,7 @@ def chunks(actions: np.ndarray, at: list[int], horizon: int) -> np.ndarray: # (T
 
 
 def kept_frames(length: int, stride: int) -> list[int]:
+    "Every `stride`-th frame of an episode, and its last."
     return sorted({*range(0, length, stride), length - 1})
 
 
@@ -121,7 +122,7 @@ class Student(nn.Module):
         if target and not 1 <= layer <= depth: raise CookbookError(f"FLARE at layer {layer}", "Student", f"Choose 1 to {depth}")
         self.head, self.layer = head, layer
         self.target = make_target(target, head.config, image_tokens) if target else None            # nothing to foretell
-        if target: self.projector = nn.Sequential(nn.Linear(dim, width), nn.SiLU(), nn.Linear(width, self.target.parts * head.config.backbone_embedding_dim))
+        if self.target: self.projector = nn.Sequential(nn.Linear(dim, width), nn.SiLU(), nn.Linear(width, self.target.parts * head.config.backbone_embedding_dim))
 
     def forward(self, batch: dict[str, Tensor], noise: Tensor, t: Tensor, flare: float) -> dict[str, Tensor]:
         "Losses of a batch: `flow` over rows with actions, `align` over all rows, and `total`; and `foretold` (B, D), the mean of each row's future tokens."
@@ -132,7 +133,7 @@ class Student(nn.Module):
         velocity, future = self.head.velocity(keys_values, batch["mask"], batch["state"], noised, thousandths, batch["robot"],
                                               layer=self.layer if flare else -1)
         flow = flow_loss(velocity, batch["actions"] - noise, batch["action_mask"])
-        if not flare: return dict(total=flow, flow=flow.detach(), align=torch.zeros(()))
+        if not flare or self.target is None: return dict(total=flow, flow=flow.detach(), align=torch.zeros(()))
         foretold = self.projector(future).unflatten(-1, (self.target.parts, -1))
         align = alignment_loss(foretold, self.target(batch["seen"]))
         return dict(total=flow + flare * align + self.target.learn(batch), flow=flow.detach(), align=align.detach(), foretold=foretold.detach().mean((1, 2)))
@@ -201,9 +202,10 @@ def finetune(
     stop: int | None = None,              # leave off after this step, as if interrupted
 ) -> Training:
     "Behaviour cloning and FLARE on cached features."
-    r, ratio = recipe, recipe.dream_ratio if dreams is not None else 0.0
-    data = joined([teleop, dreams]) if ratio else teleop
-    sampler = RatioSampler([len(teleop), len(dreams)] if ratio else [len(teleop)], [1 - ratio, ratio] if ratio else [1.0], r.batch, r.seed)
+    r, parts, ratios = recipe, [teleop], [1.0]
+    if dreams is not None and r.dream_ratio: parts, ratios = [teleop, dreams], [1 - r.dream_ratio, r.dream_ratio]
+    data = joined(parts) if len(parts) > 1 else teleop
+    sampler = RatioSampler([len(p) for p in parts], ratios, r.batch, r.seed)
     accelerator = Accelerator()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(r.seed)         # the projector's first weights

@@ -60,7 +60,7 @@ class Target(nn.Module):
 
 class Pooled(Target):
     "The frozen backbone's view of t+H: the mean of each cell."
-    def forward(self, seen: Tensor) -> Tensor: return F.layer_norm(cells(seen, self.tokens).mean(2, keepdim=True), seen.shape[-1:])
+    def forward(self, seen: Tensor) -> Tensor: return F.layer_norm(cells(seen, self.tokens).mean(2, keepdim=True), seen.shape[-1:])  # (B, P, D) -> (B, M, 1, D)
 
 
 class Patches(Target):
@@ -69,7 +69,7 @@ class Patches(Target):
         super().__init__(config, image_tokens)
         self.parts = max(1, image_tokens // self.tokens)
 
-    def forward(self, seen: Tensor) -> Tensor: return F.layer_norm(cells(seen, self.tokens), seen.shape[-1:])
+    def forward(self, seen: Tensor) -> Tensor: return F.layer_norm(cells(seen, self.tokens), seen.shape[-1:])  # (B, P, D) -> (B, M, k, D)
 
 # %% ../nbs/06b_flare.ipynb #c021
 class QFormer(nn.Module):
@@ -98,13 +98,14 @@ class ActionAware(Target):
         self.running = copy.deepcopy(self.online).requires_grad_(False)
 
     @torch.no_grad()
-    def forward(self, seen: Tensor) -> Tensor: return F.layer_norm(self.running(seen).float(), seen.shape[-1:])[:, :, None]
+    def forward(self, seen: Tensor) -> Tensor: return F.layer_norm(self.running(seen).float(), seen.shape[-1:])[:, :, None]  # (B, P, D) -> (B, M, 1, D)
     def learn(self, batch: dict[str, Tensor]) -> Tensor:
+        "Loss of reading the actions off what is seen now: what makes these features heed them."
         now = batch["features"][:, : batch["seen"].shape[1]]
         return flow_loss(self.online.actions(now), batch["actions"], batch["action_mask"])
 
     @torch.no_grad()
-    def follow(self) -> None: torch._foreach_lerp_(list(self.running.parameters()), list(self.online.parameters()), 1 - self.rho)
+    def follow(self) -> None: torch._foreach_lerp_(list(self.running.parameters()), list(self.online.parameters()), 1 - self.rho)  # the running average takes one step
 
 
 TARGETS = {"pooled": Pooled, "patches": Patches, "action_aware": ActionAware}

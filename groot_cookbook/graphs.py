@@ -49,6 +49,7 @@ class Piece:
 
 
 def renamed(proto, name: str):
+    "A copy under another name."
     other = type(proto)()
     other.CopyFrom(proto)
     other.name = name

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from . import workspace
 from .backbone import Backbone
-from .core import pool
+from .core import CookbookError, pool
 from .workspace import COLOURS, SIDES, Camera, block_slice
 
 # %% auto #0
@@ -30,9 +30,9 @@ class Looks:
     side: np.ndarray          # (N,) int: the instructed bin
 
     def __len__(self): return len(self.frames)
-    def take(self, i) -> "Looks": return Looks(*(v[i] for v in vars(self).values()))
+    def take(self, i) -> "Looks": return Looks(*(v[i] for v in vars(self).values()))  # some of them, by number
     @classmethod
-    def join(cls, parts) -> "Looks": return cls(*(np.concatenate(v) for v in zip(*(vars(p).values() for p in parts))))
+    def join(cls, parts) -> "Looks": return cls(*(np.concatenate(v) for v in zip(*(vars(p).values() for p in parts))))  # several as one
 
 
 def look_at(seed: int, n: int) -> Looks:
@@ -81,6 +81,7 @@ class Grounding(nn.Module):
         self.backbone, dim = backbone, backbone.config.dim
         self.patch = nn.Linear(dim, 7 * 3)          # of each thing: near this patch? how far right, how far down
         self.last = nn.Linear(dim, 9)               # block, bin and fingertips in decimetres
+        if backbone.tokenizer is None: raise CookbookError("a backbone without a tokenizer", "Grounding", "Train one that reads: tiny_backbone")
         first = backbone.tokenizer.convert_tokens_to_ids("<loc00>")
         self.register_buffer("locations", torch.arange(first, first + 64), persistent=False)
 

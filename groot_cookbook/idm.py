@@ -92,10 +92,11 @@ class Pool:
     "All windows of all clips, ready to be drawn: frames once, windows as indices."
     frames: Tensor       # (N, 3, S, S) uint8
     actions: Tensor      # (N, A) normalised
-    starts: np.ndarray   # index of the first frame of every window
+    starts: np.ndarray   # (N,) index of the first frame of every window
 
     @classmethod
     def of(cls, episodes: Iterable[Episode], config: IDMConfig) -> "Pool":
+        "All windows of some episodes, whose rate and width must be the IDM's."
         frames, actions, starts, at = [], [], [], 0
         for e in episodes:
             config.check_rate(e.fps)
@@ -109,6 +110,7 @@ class Pool:
         return cls(torch.cat(frames), torch.cat(actions), np.concatenate(starts))
 
     def batch(self, n: int, gap: int, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        "Frames (n, 3, H, W) in 0..1, those `gap` later, and the actions between (n, gap, A), normalised."
         start = torch.from_numpy(rng.choice(self.starts, n))
         target = self.actions[start[:, None] + torch.arange(gap)]
         return self.frames[start].float() / 255, self.frames[start + gap].float() / 255, target
@@ -210,7 +212,7 @@ def label(
     action[:, c.binary] = np.where(np.nanmean(np.sign(opinions[..., c.binary]), 0) + 1e-3 * action[:, c.binary] > 0, 1, -1)
     moving = [i for i in range(c.action_dim) if i not in c.constant] or [0]
     spread = spread[:, moving].mean(1)
-    return Labels(c.normalizer.denormalize(action), np.float32(1 / (1 + (spread / c.unsure) ** 2)), np.float32(spread))
+    return Labels(c.normalizer.denormalize(action), (1 / (1 + (spread / c.unsure) ** 2)).astype(np.float32), spread.astype(np.float32))
 
 
 def usual_doubt(idm: InverseDynamics, episodes: Iterable[Episode]) -> float:
@@ -236,11 +238,11 @@ class Reading:
     keys: dict[str, dict] = field(default_factory=dict)      # modality key -> mean R2 of its moving dimensions, error, accuracy
     foresight: float = 0.0                                   # rank correlation of spread and error, over the steps
     lag: int = 0                                             # shift at which labels fit best; anything but 0 is a bug
-    error: np.ndarray = field(default=None, repr=False)      # (steps,) mean error of the moving dimensions, normalised units
-    confidence: np.ndarray = field(default=None, repr=False) # (steps,)
+    error: np.ndarray | None = field(default=None, repr=False)      # (steps,) mean error of the moving dimensions, normalised units
+    confidence: np.ndarray | None = field(default=None, repr=False) # (steps,)
 
     @property
-    def worst_r2(self) -> float: return min((d.r2 for d in self.dimensions if d.r2 is not None), default=float("nan"))
+    def worst_r2(self) -> float: return min((d.r2 for d in self.dimensions if d.r2 is not None), default=float("nan"))  # of the moving dimensions
 
     def table(self) -> str:
         "The dimensions that do anything, as text."
@@ -251,6 +253,7 @@ class Reading:
         return "\n".join(lines)
 
     def as_dict(self) -> dict:
+        "As JSON, without the arrays."
         return {"steps": self.steps, "lag": self.lag, "foresight": round(self.foresight, 4), "keys": self.keys,
                 "dimensions": [{k: round(v, 5) if isinstance(v, float) else v for k, v in asdict(d).items()} for d in self.dimensions]}
 

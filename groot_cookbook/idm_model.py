@@ -39,10 +39,10 @@ class IDMConfig:
     architecture: str = "InverseDynamics"
 
     @property
-    def action_dim(self) -> int: return len(self.low)
+    def action_dim(self) -> int: return len(self.low)  # numbers in one action
 
     @property
-    def normalizer(self) -> Normalizer: return Normalizer("min_max", self.low, self.high)
+    def normalizer(self) -> Normalizer: return Normalizer.from_dict({"kind": "min_max", "low": self.low, "high": self.high})  # (A,) each way
 
     def check_rate(self, fps: float) -> None:
         "An action is what happens between two frames; at another rate it is another action."
@@ -50,7 +50,7 @@ class IDMConfig:
             raise CookbookError(f"a clip at {fps:g} Hz for an IDM at {self.fps:g} Hz", "idm", "Put it on the right clock (episodes.at_rate) or train an IDM at its rate")
 
     @property
-    def constant(self) -> list[int]: return [i for i, (a, b) in enumerate(zip(self.low, self.high)) if a == b]
+    def constant(self) -> list[int]: return [i for i, (a, b) in enumerate(zip(self.low, self.high)) if a == b]  # dimensions that never moved
 
     @property
     def names(self) -> list[str]:
@@ -132,6 +132,7 @@ class FlowHead(nn.Module):
         return self.out(h)
 
     def loss(self, x: Tensor, target: Tensor, generator: torch.Generator) -> Tensor:
+        "Features (B, D) and actions (B, gap, A), normalised -> a number."
         target = target.flatten(1)
         noise = torch.randn(target.shape, generator=generator)
         u = torch.rand(len(target), 1, generator=generator) ** (1 / 1.5)    # Beta(1.5, 1) by its inverse distribution
@@ -139,6 +140,7 @@ class FlowHead(nn.Module):
         return F.mse_loss(self.velocity(self.context(x), (1 - t) * noise + t * target, t).float(), target - noise)
 
     def sample(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        "Features (B, D) -> (members, B, gap, A), normalised."
         context = self.context(x).repeat(self.members, 1)
         noise = torch.randn(self.members, 1, self.gap * self.action_dim, generator=generator)
         action = noise.expand(-1, len(x), -1).reshape(len(context), -1)      # the same noise for every window: neighbours stay comparable
@@ -162,9 +164,11 @@ class InverseDynamics(nn.Module):
         return self.head.sample(self.trunk(first, second), torch.Generator().manual_seed(seed))
 
     def loss(self, first: Tensor, second: Tensor, target: Tensor, generator: torch.Generator) -> Tensor:
+        "Two frames (B, 3, H, W) in 0..1 and the actions between (B, gap, A), normalised -> a number."
         return self.head.loss(self.trunk(first, second), target, generator)
 
     def save_pretrained(self, path: str | Path) -> Path:
+        "Weights and config into a folder."
         path = Path(path)
         path.mkdir(parents=True, exist_ok=True)
         save_file({k: v.contiguous() for k, v in self.state_dict().items()}, path / "model.safetensors")
@@ -173,6 +177,7 @@ class InverseDynamics(nn.Module):
 
     @classmethod
     def from_pretrained(cls, path: str | Path) -> "InverseDynamics":
+        "From the folder that `save_pretrained` wrote."
         path, known = Path(path), {f.name for f in fields(IDMConfig)}
         try:
             config = json.loads((path / "config.json").read_text())

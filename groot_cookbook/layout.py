@@ -132,7 +132,7 @@ class Layout:
     def names(self, column: str) -> list[str]:
         "A name for each number of a vector column, however they are nested (lists, axes, name -> place); empty where they do not tell."
         def flat(v) -> list[str]:
-            if isinstance(v, dict): return sorted(v, key=v.get) if all(type(i) is int for i in v.values()) else flat(list(v.values()))
+            if isinstance(v, dict): return sorted(v, key=lambda name: v[name]) if all(type(i) is int for i in v.values()) else flat(list(v.values()))
             return [name for part in v for name in flat(part)] if isinstance(v, (list, tuple)) else [v] if isinstance(v, str) else []
         found = flat(self.features.get(column, {}).get("names"))
         return found if len(found) == self.width(column) else []
@@ -321,7 +321,7 @@ def _places_v3(row: dict, info: dict, cameras: list[str]) -> tuple[str, dict]:
 
 def _places_v2(index: int, info: dict, cameras: list[str]) -> tuple[str, dict]:
     "Where v2's templates lead for an episode."
-    at = {"episode_chunk": index // int(info.get("chunks_size") or 1000), "episode_index": index}
+    at: dict = {"episode_chunk": index // int(info.get("chunks_size") or 1000), "episode_index": index}
     return fill(info.get("data_path") or V2_DATA, **at), {c: (fill(info.get("video_path") or V2_VIDEO, video_key=c, **at), 0.0) for c in cameras}
 
 
@@ -391,7 +391,7 @@ def spoken(layout: Layout, entry: Entry, table: pa.Table, note: str) -> str:
     column = next((c for c in (f"annotation.{note}", "task_index") if c in table.column_names), "")
     numbers = matrix(table, column, layout.root / entry.data)[:1]
     if column and numbers.shape[1] != 1: raise CookbookError(f"{column} holds {numbers.shape[1]} numbers a row", layout.root / entry.data, "Give every row the number of one task")
-    number = int(numbers[0, 0]) if numbers.size and np.isfinite(numbers).all() else None
+    number = int(numbers[0, 0]) if numbers.size and np.isfinite(numbers).all() else -1
     return layout.tasks.get(number) or (entry.tasks[0] if entry.tasks else "")
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -78,7 +79,7 @@ def permanence(seen: dict[str, Sighting], named: str) -> float:
 def worth(video: np.ndarray, scene: Scene, actions: np.ndarray | None = None, true: np.ndarray | None = None) -> Worth:
     "Measure a film (T, H, H, 3) that begins in `scene`; `actions` (T-1, 7) are what was read off it, `true` is the film that should have been."
     seen = sightings(video, scene)
-    facts = {"followed": followed(seen, scene, Camera(size=video.shape[1])), "permanence": permanence(seen, scene.target)}
+    facts: dict[str, Any] = {"followed": followed(seen, scene, Camera(size=video.shape[1])), "permanence": permanence(seen, scene.target)}
     if actions is not None:
         again = simulate(scene, actions)
         facts |= {"picked": again.picked, "replayed": again.success}

@@ -9,6 +9,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -53,11 +54,11 @@ class Embodiment:
         if self.tag not in SLOTS: raise CookbookError(f"unknown embodiment {self.tag!r}", "Embodiment", f"Choose one of {', '.join(SLOTS)}")
 
     @property
-    def slot(self) -> int: return SLOTS[self.tag]
+    def slot(self) -> int: return SLOTS[self.tag]  # of the action head
     @property
-    def state_columns(self) -> list[int]: return sum(self.state.values(), [])
+    def state_columns(self) -> list[int]: return sum(self.state.values(), [])  # all parts, in their order
     @property
-    def action_columns(self) -> list[int]: return sum(self.action.values(), [])
+    def action_columns(self) -> list[int]: return sum(self.action.values(), [])  # all parts, in their order
 
     @classmethod
     def of(cls, dataset: Dataset, parts: Sequence[str] = (), tag: str = "") -> "Embodiment":
@@ -66,17 +67,17 @@ class Embodiment:
         wanted, stats = parts or PARTS.get(tag, ()), dataset.stats
         columns = {k: joined(getattr(dataset.modality, k), wanted) for k in ("state", "action")}
         chosen = {k: {m: np.asarray(v)[sum(columns[k].values(), [])] for m, v in stats[k].items() if np.ndim(v)} for k in columns}
-        ranges = [Normalizer.from_stats(chosen[k]) for k in ("state", "action")]
-        return cls(tag, columns["state"], columns["action"], *ranges, dataset.fps)
+        return cls(tag, columns["state"], columns["action"], Normalizer.from_stats(chosen["state"]), Normalizer.from_stats(chosen["action"]), dataset.fps)
 
     def to_dict(self) -> dict:
+        "As JSON."
         ordered = {k: [[*part] for part in getattr(self, k).items()] for k in ("state", "action")}    # a JSON object would lose the order
         return dict(**ordered, state_range=self.state_range.to_dict(), action_range=self.action_range.to_dict(), fps=self.fps)
 
     @classmethod
     def from_dict(cls, tag: str, d: dict) -> "Embodiment":
-        ranges = [Normalizer.from_dict(d[k]) for k in ("state_range", "action_range")]
-        return cls(tag, dict(d["state"]), dict(d["action"]), *ranges, d["fps"])
+        "The way back from `to_dict`."
+        return cls(tag, dict(d["state"]), dict(d["action"]), Normalizer.from_dict(d["state_range"]), Normalizer.from_dict(d["action_range"]), d["fps"])
 
 # %% ../nbs/05_policy.ipynb #c011
 @dataclass
@@ -90,6 +91,7 @@ class Processor:
     length: int | None = None             # tokens per row; the longest row's if None
 
     def embodiment(self, tag: str) -> Embodiment:
+        "A robot that this policy knows."
         if tag not in self.embodiments:
             raise CookbookError(f"this policy does not know the embodiment {tag!r}", "Processor",
                                 f"It knows {', '.join(self.embodiments) or 'none'}; fine-tune it on yours first")
@@ -153,6 +155,7 @@ class PolicyConfig:
 
     @classmethod
     def from_upstream(cls, config: dict) -> "PolicyConfig":
+        "From the `config.json` of N1.5."
         return cls(BackboneConfig.from_upstream(config["backbone_cfg"]), ActionHeadConfig.from_upstream(config["action_head_cfg"]))
 
 # %% ../nbs/05_policy.ipynb #c015
@@ -162,7 +165,7 @@ class GrootPolicy(nn.Module):
         super().__init__()
         gives, expects = config.backbone.dim, config.action_head.backbone_embedding_dim
         if gives != expects: raise CookbookError(f"the backbone gives {gives} numbers a token, the head expects {expects}", "PolicyConfig")
-        self.config, self.processor = config, processor
+        self.config, self.processor = config, cast(Processor, processor)           # None in a policy that only encodes and acts
         self.backbone = Backbone(config.backbone, processor and processor.tokenizer)
         self.action_head = ActionHead(config.action_head, upstream_compatible)
 
@@ -187,9 +190,9 @@ class GrootPolicy(nn.Module):
         return self.processor.actions(self.act(features, x["attention_mask"], x["state"], x["embodiment_id"], noise), tag)
 
     @property
-    def device(self) -> torch.device: return next(self.action_head.parameters()).device
+    def device(self) -> torch.device: return next(self.action_head.parameters()).device  # where the head is
 
-    def save_pretrained(self, folder: str | Path) -> None:
+    def save_pretrained(self, folder: str | Path) -> None:          # config, weights, tokenizer and what is known of robots
         folder, p = Path(folder), self.processor
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "config.json", self.config.to_upstream())
@@ -199,7 +202,7 @@ class GrootPolicy(nn.Module):
         if p.tokenizer is not None: p.tokenizer.save_pretrained(folder)
 
     @classmethod
-    def from_pretrained(cls, name: str | Path, upstream_compatible: bool = False) -> "GrootPolicy":
+    def from_pretrained(cls, name: str | Path, upstream_compatible: bool = False) -> "GrootPolicy":          # name: a folder, a name in data/checkpoints, or a hub id
         folder = local(name)
         read_config(folder, "backbone_cfg")
         config = PolicyConfig.from_upstream(read_config(folder, "action_head_cfg"))

@@ -33,7 +33,7 @@ class Made:
     numbers: list[tuple[str, list[dict]]]
 
     @property
-    def seconds(self) -> float: return self.note.get("seconds") or (self.manifest.seconds if self.manifest else 0.0)
+    def seconds(self) -> float: return self.note.get("seconds") or (self.manifest.seconds if self.manifest else 0.0)  # that the chapter took
 
 
 def gather(out: Path, root: Path = ROOT) -> list[Made]:
@@ -89,7 +89,7 @@ def _flat(value, depth: int = 3, prefix: str = ""):
 
 def _summary(rows: list[dict]) -> dict:
     "Many records in one line: how many there are, how many say yes, the means of what is counted."
-    line = {"records": len(rows)}
+    line: dict[str, object] = {"records": len(rows)}
     for key in rows[0]:
         values = [r[key] for r in rows if key in r]
         if all(isinstance(v, bool) for v in values): line[key] = f"{sum(values)} of {len(values)}"

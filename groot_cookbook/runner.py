@@ -54,7 +54,7 @@ def watched(params: dict) -> dict[str, str]:
     return found
 
 
-def notebook(out: Path, stage: str) -> Path: return out / "notebooks" / f"{stage}.ipynb"
+def notebook(out: Path, stage: str) -> Path: return out / "notebooks" / f"{stage}.ipynb"  # where the executed one is kept
 
 
 def record(out: Path, stage: str) -> dict:
@@ -105,12 +105,13 @@ class Line:
         if not quiet and sys.stdout.isatty(): threading.Thread(target=self._tick, daemon=True).start()
 
     @property
-    def seconds(self) -> float: return time.monotonic() - self.started
+    def seconds(self) -> float: return time.monotonic() - self.started  # since it began
 
     def _tick(self) -> None:
         while not self.done.wait(.5): print(f"\r\033[K{self.stage:<20}{self.seconds:6.0f} s  {self.at}", end="", flush=True)
 
     def end(self, text: str) -> None:
+        "The last thing it says."
         self.done.set()
         if self.quiet: return
         print(("\r\033[K" if sys.stdout.isatty() else "") + f"{self.stage:<20}{self.seconds:7.1f} s  {text}", flush=True)
@@ -197,6 +198,7 @@ def perform(chapter: Chapter, out: Path, params: dict, limits: dict, lock: int, 
 
 
 def record_complete(part: Path) -> bool:
+    "Whether the runner's own record is in an executed notebook."
     try: return "groot_cookbook" in json.loads(part.read_text())["metadata"]
     except (OSError, ValueError, KeyError): return False
 

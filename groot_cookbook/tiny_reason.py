@@ -122,6 +122,7 @@ class Packed:
         self.cache = {}
 
     def tail(self, processor, question: str) -> list[int]:
+        "Ids of what follows the video in a question."
         if question not in self.cache: self.cache[question] = self.tokenizer.encode(chat(processor, question).split("<|video_pad|>")[1])
         return self.cache[question]
 
@@ -182,6 +183,7 @@ class Training:
     share: float = 1.0         # of all peak rates, Muon's too; a fraction goes on gently from weights that know something already
 
     def rate_at(self, step: int) -> float:
+        "Learning rate after a warm-up, falling as a cosine to a fiftieth."
         ramp, done = min(1., (step + 1) / self.warmup), step / self.steps
         return self.share * ramp * (.02 + .98 * .5 * (1 + np.cos(np.pi * min(done, 1.))))
 
@@ -218,7 +220,7 @@ def ground(notes: np.ndarray, rng) -> tuple[str, int]:  # (T, 19)
     return GROUNDING[kind].format(colour=list(COLOURS)[i], side=SIDES[side]), int((there[0], there[-1], moved, inside)[kind])
 
 
-def mirror(text: str) -> str: return text.replace("left", "\0").replace("right", "left").replace("\0", "right")
+def mirror(text: str) -> str: return text.replace("left", "\0").replace("right", "left").replace("\0", "right")  # left for right, right for left
 
 
 def batch_of(table: dict, rows: np.ndarray, rng=None):
@@ -302,7 +304,7 @@ def marks(odds: np.ndarray, truth: np.ndarray, kinds: np.ndarray, calibration: d
             "kind_auc": {k: against((kinds == k) & ~good) for k in sorted(set(kinds[broken]))},
             "seen_auc": against(broken & ~new), "unseen_auc": against(broken & new),
             "right_above_wrong_instruction": round(float(np.mean(said[good, 4] > wrong[good])), 4),
-            **{k: round(float(v[0]), 4) for k, v in tradeoff(scores, good, [threshold]).items()}, "clips": len(kinds), "good": int(good.sum())}
+            **{k: round(float(v[0]), 4) for k, v in tradeoff(scores, good, np.array([threshold])).items()}, "clips": len(kinds), "good": int(good.sum())}
 
 # %% ../nbs/train/92_tiny_reason.ipynb #c034
 def save_critic(folder: str | Path, model, processor, card: dict) -> Path:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -35,7 +35,7 @@ class Finding:
     def __str__(self) -> str: return printable(f"{self.severity}: {self.file}: {self.what}. {self.do}.")     # names come from the dataset, and a terminal obeys some
 
 
-def warning(file: str, what: str, do: str) -> Finding: return Finding(file, what, do, "warning")
+def warning(file: str, what: str, do: str) -> Finding: return Finding(file, what, do, "warning")  # a finding that stops nobody
 
 
 MOST = {"error": 3, "warning": 1}                 # findings of a kind that are told one by one
@@ -282,6 +282,7 @@ def annotation(layout: Layout) -> str:
 def validate(path: str | Path) -> list[Finding]:
     "All that is wrong with a dataset, errors first. It never raises, whatever the folder holds."
     root, rows, found = Path(path), {}, []
+    checks: list[Iterable[Finding]]
     try:
         layout = read_layout(root)
         absent = absent_cameras(layout)

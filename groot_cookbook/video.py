@@ -47,6 +47,7 @@ class VideoWriter:
             self.container.mux(packet)
 
     def close(self) -> None:
+        "Write what the encoder still holds, and end the file."
         self._mux(self.stream.encode())
         self.container.close()
 
@@ -104,6 +105,7 @@ class Film:
         for frame in self.decoder:
             self.at = int(np.searchsorted(times, frame.pts)) if frame.pts is not None else self.at + 1
             if self.at >= i: return self.colours.reformat(frame, format="rgb24", threads=1).to_ndarray() if self.at == i and not frame.is_corrupt else None
+        return None
 
 
 _mine = threading.local()

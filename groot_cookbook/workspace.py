@@ -56,7 +56,7 @@ class Scene:
     table: tuple[float, float, float]
 
     @property
-    def instruction(self) -> str: return INSTRUCTION.format(colour=self.target, side=self.side)
+    def instruction(self) -> str: return INSTRUCTION.format(colour=self.target, side=self.side)  # the sentence
 
 # %% ../nbs/00_workspace.ipynb #c011
 def sample_scene(seed: int, shift: float = 0.0) -> Scene:
@@ -75,8 +75,8 @@ def sample_scene(seed: int, shift: float = 0.0) -> Scene:
     light = np.array([.4, 0., 1.6]) + [u(.7), u(.9), u(.3)]
     tint = 1 + rng.uniform(-.15, .08, 3) * shift
     table = np.clip(np.array([.62, .60, .57]) + u(.2, 3), 0, 1)
-    return Scene(seed, float(shift), str(colours[0]), side, blocks, bins, tuple(map(float, light)), float(.46 + u(.15)),
-                 tuple(map(float, tint)), tuple(map(float, table)))
+    three = lambda v: (float(v[0]), float(v[1]), float(v[2]))
+    return Scene(seed, float(shift), str(colours[0]), side, blocks, bins, three(light), float(.46 + u(.15)), three(tint), three(table))
 
 # %% ../nbs/00_workspace.ipynb #c016
 def _arm() -> str:
@@ -149,7 +149,8 @@ class Tabletop:
 
     def arrange(self, scene: Scene) -> "Tabletop":
         "Put the lamp, bins and blocks of `scene` in place; the arm stands at home."
-        self.scene, self.picked, self.backdrop = scene, False, None
+        self.scene, self.picked = scene, False
+        self.backdrop: Backdrop | None = None
         mujoco.mj_resetData(self.model, self.data)
         for side, xy in scene.bins.items(): self.model.body(f"bin_{side}").pos[:2] = xy
         self.model.geom("table").rgba[:3] = scene.table
@@ -172,13 +173,13 @@ class Tabletop:
         mujoco.mj_step(self.model, self.data, nstep=steps - steps // 2)
         self.picked |= bool(self.position(self.scene.target)[2] > BLOCK + .04)
 
-    def pose(self, qpos: np.ndarray) -> "Tabletop":
+    def pose(self, qpos: np.ndarray) -> "Tabletop":         # (Q,) rad and m, in MuJoCo's order
         "Stand everything where `qpos` says, without physics."
         self.data.qpos[:] = qpos
         mujoco.mj_kinematics(self.model, self.data)
         return self
 
-    def position(self, colour: str) -> np.ndarray: return self.data.qpos[block_slice(colour)][:3].copy()
+    def position(self, colour: str) -> np.ndarray: return self.data.qpos[block_slice(colour)][:3].copy()  # (3,) of a block's middle, m
 
     def success(self) -> bool:
         "The instructed block rests in the instructed bin and the gripper has let go."
@@ -216,14 +217,15 @@ class Workspace(gymnasium.Env):
         return self.observe(), {"instruction": self.scene.instruction, "scene": self.scene}
 
     def step(self, action):
+        "Gymnasium's step: `action` (7,) is the position targets of six joints, rad, and the gripper."
         self.world.obey(np.asarray(action, float))
         self.steps += 1
         done = self.success()
         return self.observe(), float(done), False, self.steps >= self.limit, {"success": done, "picked": self.world.picked}
 
-    def success(self) -> bool: return self.world.success()
-    def observe(self) -> dict: return {"image": self.render(), "state": proprioception(self.world.data.qpos)}
-    def render(self): return self.world.look().rgb
+    def success(self) -> bool: return self.world.success()  # the block rests in its bin
+    def observe(self) -> dict: return {"image": self.render(), "state": proprioception(self.world.data.qpos)}  # image (H, W, 3) uint8, state (7,) rad
+    def render(self): return self.world.look().rgb  # (H, W, 3) uint8
 
 # %% ../nbs/00_workspace.ipynb #c027
 def path(scene: Scene, rng: Generator, noise: float = 0.0):  # -> (56, 3) m, (56,) 0..1

@@ -45,6 +45,7 @@ class Tally:
         self.frames = 0
 
     def add(self, columns: dict[str, np.ndarray], films: dict[str, np.ndarray]) -> None:
+        "Count an episode: columns (T, D) each, films (T, H, W, 3) uint8 each."
         for name, values in columns.items(): self.columns.setdefault(name, []).append(values)
         for key, frames in films.items():
             some = frames[:: max(1, len(frames) // 32)]          # a few dozen frames tell an episode's colours
@@ -115,13 +116,14 @@ class Writer:
     version = ""
 
     def __init__(self, root: Path, robot_type: str, camera: str, modality: Modality | None, names: dict[str, list[str]] | None = None):
-        self.root, self.robot_type, self.camera, self.modality, self.names = root, robot_type, camera, modality, names or {}
+        self.root, self.robot_type, self.camera, self.told, self.names = root, robot_type, camera, modality, names or {}
         self.tasks: dict[str, int] = {}
         self.rows: list[dict] = []                               # of the episode table
         self.total, self.frames = Tally(), 0
         (root / "meta").mkdir(parents=True)
 
     def add(self, e: Episode) -> None:
+        "Check that an episode is of the dataset's kind, count it, write it."
         where, index = f"episode {len(self.rows)}", len(self.rows)
         shape = (e.frames.shape[1:], e.state.shape[1], e.actions.shape[1], e.fps, {name: v.shape[1:] for name, v in e.views.items()})
         if not self.rows: self.begin(e, shape)
@@ -133,11 +135,15 @@ class Writer:
         self.put(e, index, to_table(columns), films, tally)
         self.frames += e.length
 
+    def put(self, e: Episode, index: int, table: pa.Table, films: dict[str, np.ndarray], tally: Tally) -> None:
+        "Write one episode; each version has its own way."
+        raise NotImplementedError
+
     def begin(self, e: Episode, shape: tuple) -> None:
         "The first episode settles what all must look like."
         states, actions = e.state.shape[1], e.actions.shape[1]
         fitting = TABLETOP if self.robot_type == "tabletop_arm" and (states, actions) == (7, 7) else None
-        known = self.modality or fitting or Modality.whole(states, actions)
+        known = self.told or fitting or Modality.whole(states, actions)
         others = {name: known.cameras.get(name) or f"observation.images.{name}" for name in e.views}
         self.modality = Modality(known.state if states else {}, known.action if actions else {}, self.camera, known.cameras.get(self.camera, ""), others=others).check(states, actions)
         for key in self.modality.cameras.values():               # it becomes a folder, and may come from a stranger's table
@@ -150,6 +156,7 @@ class Writer:
         "Let go of what is open: the dataset is not to be."
 
     def info(self, **more) -> dict:
+        "What both versions say in `info.json`."
         n = len(self.rows)
         return {"codebase_version": self.version, "robot_type": self.robot_type, "total_episodes": n, "total_frames": self.frames, "total_tasks": len(self.tasks),
                 "chunks_size": 1000, "fps": self.fps, "splits": {"train": f"0:{n}"}, "features": self.features, **more}
@@ -169,6 +176,7 @@ class WriterV21(Writer):
         self.stats: list[dict] = []
 
     def put(self, e: Episode, index: int, table: pa.Table, films: dict[str, np.ndarray], tally: Tally) -> None:
+        "Its own parquet, its own films."
         self.rows[-1]["provenance"] = e.provenance
         at = {"episode_chunk": index // 1000, "episode_index": index}
         data = self.root / V2_DATA.format(**at)
@@ -182,6 +190,7 @@ class WriterV21(Writer):
         self.stats.append({"episode_index": index, "stats": brief})
 
     def finish(self) -> None:
+        "The tables under meta/, once all episodes are known."
         meta, n = self.root / "meta", len(self.rows)
         write_lines(meta / "episodes.jsonl", self.rows)
         write_lines(meta / "episodes_stats.jsonl", self.stats)
@@ -211,11 +220,13 @@ class WriterV30(Writer):
 
     def __init__(self, *args):
         super().__init__(*args)
-        self.data, self.data_at = None, -1                       # the open file and its number
+        self.data: pq.ParquetWriter | None = None                # the open file and its number
+        self.data_at, self.written = -1, 0
         self.films: dict[str, VideoWriter] = {}                  # of each camera's column, the same
         self.film_at: dict[str, int] = {}
 
     def put(self, e: Episode, index: int, table: pa.Table, films: dict[str, np.ndarray], tally: Tally) -> None:
+        "Into the open files; new ones are begun where these are full."
         if self.data is None or self.written > DATA_MB << 20:
             if self.data: self.data.close()
             self.data_at, self.written = self.data_at + 1, 0
@@ -239,11 +250,12 @@ class WriterV30(Writer):
         return _file(f"videos/{key}/", self.film_at[key]) | {f"videos/{key}/from_timestamp": begin / fps, f"videos/{key}/to_timestamp": film.frames / fps}
 
     def give_up(self) -> None:
-        for file in filter(None, (self.data, self.film)):
+        for file in filter(None, (self.data, *self.films.values())):
             with suppress(Exception): file.close()           # on a full disk it cannot even end
 
     def finish(self) -> None:
-        for file in (self.data, *self.films.values()): file.close()
+        "The tables under meta/, once all episodes are known."
+        for file in filter(None, (self.data, *self.films.values())): file.close()
         table, meta = self.root / "meta/episodes/chunk-000/file-000.parquet", self.root / "meta"
         table.parent.mkdir(parents=True)
         pq.write_table(pa.Table.from_pylist(self.rows), table)

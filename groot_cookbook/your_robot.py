@@ -51,7 +51,7 @@ def runs(labels: list[str]) -> dict[str, slice]:
 def movement(dataset: Dataset) -> IDMConfig:
     "Range, two-valued and constant numbers of a dataset's commands; no picture is decoded."
     rows = [dataset.rows(i)[1] for i in range(len(dataset))]
-    return configure([SimpleNamespace(actions=a, fps=dataset.fps) for a in rows])
+    return configure([SimpleNamespace(actions=a, fps=dataset.fps) for a in rows])       # type: ignore[misc]     # it looks at no more of an episode
 
 
 def cut(column: str, dataset: Dataset, moves: IDMConfig) -> tuple[dict[str, slice], str]:
@@ -103,7 +103,8 @@ def propose(dataset: Dataset, parts: str = "", table: bool = True) -> Proposal: 
     for part, column in OWN_COLUMN.items():
         given = getattr(dataset.modality, part) if own else {}
         found[part], said_by[part] = (told[part], "you") if told[part] else (given, "modality.json") if given else cut(column, dataset, moves)
-    modality = replace(dataset.modality, **found).check(*(dataset.layout.width(c) for c in OWN_COLUMN.values()), "parts" if parts else dataset.path / "meta" / "info.json")
+    widths = {part: dataset.layout.width(column) for part, column in OWN_COLUMN.items()}
+    modality = replace(dataset.modality, state=found["state"], action=found["action"]).check(widths["state"], widths["action"], "parts" if parts else dataset.path / "meta" / "info.json")
     driven = choose_driven(modality)
     return Proposal(modality, said_by, driven, list(doubts(dataset, modality, said_by, moves, driven)))
 

@@ -1,5 +1,5 @@
 "What a dream must never do: run foreign weights unguarded, forget where it came from, or differ from itself."
-import json, shutil
+import hashlib, json, shutil
 
 import numpy as np
 import pytest
@@ -41,8 +41,8 @@ def test_global_seed_does_not_matter(dreamer):
 
 def test_provenance_is_complete(dreamer, folder):
     facts = dream(dreamer, PICTURE, SENTENCE, seed=5, steps=2).provenance
-    assert facts == {"kind": "dream", "prompt": SENTENCE, "generator": "Cosmos2_5_PredictBasePipeline", "checkpoint": str(folder),
-                     "checkpoint_sha": dreaming.weights_sha(folder), "seed": 5, "steps": 2, "guidance": 0.}
+    assert facts == {"kind": "dream", "prompt": SENTENCE, "generator": "Cosmos2_5_PredictBasePipeline", "checkpoint": folder.name,
+                     "checkpoint_sha": dreaming.weights_sha(folder), "seed": 5, "steps": 2, "guidance": 0., "seed_image_sha": hashlib.sha256(PICTURE.tobytes()).hexdigest()}
     json.dumps(facts)
 
 

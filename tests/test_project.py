@@ -8,9 +8,9 @@ import pytest
 
 import groot_cookbook
 from groot_cookbook import chapters, cli
+from groot_cookbook.core import plain
 
 ROOT = Path(chapters.ROOT)
-plain = lambda name: re.sub(r"[-_.]+", "-", name).lower()
 
 
 @pytest.fixture(scope="module")
@@ -151,8 +151,8 @@ def test_what_is_imported_is_required_and_the_other_way_round(ini):
 
     dists = metadata.packages_distributions()
     of = lambda modules: {plain(d) for m in modules for d in dists.get(m, [m])[:1]}
-    optional = required(ini, "export_requirements") | required(ini, "real_requirements")
-    assert of(roots(sources)) <= required(ini) | optional, "imported by the library, in no list of settings.ini"
-    assert of(roots(cells)) <= required(ini) | optional | required(ini, "dev_requirements")
+    bring = set().union(*(required(ini, k) for k in ini if k.endswith("requirements") and k not in ("docs_requirements", "dev_requirements")))
+    assert of(roots(sources)) <= bring, "imported by the library, in no list of settings.ini"
+    assert of(roots(cells)) <= bring | required(ini, "dev_requirements")
     used_by_others = {"torchvision", "onnxscript", "cosmos-guardrail"}       # transformers' processors, torch's exporter, diffusers
-    assert required(ini) | optional <= of(roots(sources + cells)) | used_by_others, "in settings.ini, imported nowhere"
+    assert bring <= of(roots(sources + cells)) | used_by_others, "in settings.ini, imported nowhere"
