@@ -100,7 +100,7 @@ class ActionAware(Target):
     @torch.no_grad()
     def forward(self, seen: Tensor) -> Tensor: return F.layer_norm(self.running(seen).float(), seen.shape[-1:])[:, :, None]
     def learn(self, batch: dict[str, Tensor]) -> Tensor:
-        now = batch["features"][:, : batch["seen"].shape[1]]
+        now = batch["features"][batch["images"]].unflatten(0, batch["seen"].shape[:2])
         return flow_loss(self.online.actions(now), batch["actions"], batch["action_mask"])
 
     @torch.no_grad()
