@@ -162,11 +162,11 @@ class Tabletop:
         mujoco.mj_forward(self.model, self.data)
         return self
 
-    def obey(self, action: np.ndarray) -> None:  # (7,): joint targets in rad, gripper 0..1
-        "One tenth of a second of physics."
+    def obey(self, action: np.ndarray, seconds: float = 1 / HZ) -> None:  # (7,): joint targets in rad, gripper 0..1
+        "One tenth of a second of physics, or as many as told."
         if action.shape != (7,) or not np.isfinite(action).all(): raise ValueError(f"an action is 7 finite numbers (6 rad, gripper 0..1), not {action}")
         self.data.ctrl[:6], self.data.ctrl[6:] = action[:6].clip(-np.pi, np.pi), action[6].clip(0, 1) * FINGER
-        mujoco.mj_step(self.model, self.data, nstep=round(1 / HZ / self.model.opt.timestep))
+        mujoco.mj_step(self.model, self.data, nstep=round(seconds / self.model.opt.timestep))
         self.picked |= bool(self.position(self.scene.target)[2] > BLOCK + .04)
 
     def pose(self, qpos: np.ndarray) -> "Tabletop":
