@@ -156,7 +156,8 @@ def finetune_speed() -> dict:
 
         def rows(self, index: list[int]) -> dict[str, torch.Tensor]:
             i = torch.as_tensor(index)
-            return super().rows(index) | {"features": self.look(i), "seen": self.look(self.future[i])[:, :self.n_image_tokens]}
+            later = self.future[i]
+            return super().rows(index) | {"features": self.look(i), "seen": self.look(later)[self.images[later]].unflatten(0, (len(i), self.n_image_tokens))}
 
     with tempfile.TemporaryDirectory() as folder:
         shown = Dataset(write_dataset([demonstrate(s) for s in seeds("teleop", 24)], Path(folder) / "teleop"))

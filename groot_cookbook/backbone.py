@@ -21,10 +21,13 @@ torchvision_ready()
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM, SiglipVisionConfig, SiglipVisionModel
 
 # %% auto #0
-__all__ = ['UNREAD', 'SHARD', 'WORDS', 'SPECIAL', 'BackboneConfig', 'EagleModel', 'Backbone', 'pixels', 'tokens', 'read_config',
-           'load_tokenizer', 'save_weights', 'load_weights', 'tiny_tokenizer', 'tiny_backbone']
+__all__ = ['EAGLE', 'UNREAD', 'SHARD', 'WORDS', 'SPECIAL', 'BackboneConfig', 'EagleModel', 'Backbone', 'pixels', 'tokens',
+           'read_config', 'load_tokenizer', 'save_weights', 'load_weights', 'tiny_tokenizer', 'tiny_backbone']
 
 # %% ../nbs/05a_backbone.ipynb #c008
+EAGLE = ("image_token_index", "template", "view", "image_token", "crop")       # what upstream leaves to Eagle's processor
+
+
 @dataclass
 class BackboneConfig:
     "Eagle 2.5 as GR00T N1.5 uses it; the defaults are the 3B model's."
@@ -36,8 +39,10 @@ class BackboneConfig:
     select_layer: int = 12                # layers of the language model that are kept
     image_token_index: int = 151669       # the token that stands where a patch goes
     project_to_dim: int | None = None     # width of `eagle_linear`; N1.5 has none
-    template: str = "<|im_start|>user\n{images}{instruction}<|im_end|>\n<|im_start|>assistant\n"
+    template: str = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n{images}{instruction}<|im_end|>\n<|im_start|>assistant\n"
+    view: str = "<image {n}><img>{patches}</img>"           # one picture in the template's {images}, counted from 1
     image_token: str = "<IMG_CONTEXT>"
+    crop: float = 0.95                    # the middle share of a picture's height and width that is looked at
 
     @property
     def image_size(self) -> int: return self.vision["image_size"]  # pixels along a side
@@ -46,19 +51,23 @@ class BackboneConfig:
     @property
     def dim(self) -> int: return self.project_to_dim or self.text["hidden_size"]  # numbers a token, as the action head sees them
 
+    def prompt(self, instruction: str, views: int = 1) -> str:
+        "What the language model reads: the pictures' places, then the instruction."
+        patches = self.image_token * self.tokens_per_view
+        images = "".join(self.view.format(n=i + 1, patches=patches) for i in range(views))
+        return self.template.format(images=images, instruction=instruction.replace(self.image_token, ""))
+
     def to_upstream(self) -> dict:
         "As `backbone_cfg` of upstream's config.json, with Eagle's own settings beside it."
-        eagle = dict(vision_config=self.vision, text_config=self.text, image_token_index=self.image_token_index,
-                     template=self.template, image_token=self.image_token)
+        eagle = dict(vision_config=self.vision, text_config=self.text, **{k: getattr(self, k) for k in EAGLE})
         return dict(select_layer=self.select_layer, project_to_dim=self.project_to_dim, reproject_vision=False, tune_llm=False, tune_visual=False,
                     eagle_cfg=eagle)
 
     @classmethod
     def from_upstream(cls, cfg: dict) -> "BackboneConfig":
         "Read `backbone_cfg`; upstream keeps Eagle's settings outside the checkpoint, so without them they are the 3B model's."
-        eagle = cfg.get("eagle_cfg", {})
-        names = dict(vision="vision_config", text="text_config", image_token_index="image_token_index", template="template",
-                     image_token="image_token")
+        eagle, names = cfg.get("eagle_cfg", {}), {"vision": "vision_config", "text": "text_config"} | {k: k for k in EAGLE}
+        if eagle: eagle = {"view": "{patches}", "crop": 1.0} | eagle      # so were the first tiny backbones trained, before either had a name
         return cls(select_layer=cfg.get("select_layer", 12), project_to_dim=cfg.get("project_to_dim"),
                    **{k: eagle[v] for k, v in names.items() if v in eagle})
 
@@ -120,9 +129,9 @@ class Backbone(nn.Module):
         if self.tokenizer is None: raise CookbookError("this backbone has no tokenizer", do="Put tokenizer.json beside config.json")
         if len(texts) != len(images):
             raise CookbookError(f"{len(images)} rows of images but {len(texts)} instructions", do="Give one instruction per row")
-        ids, mask = tokens(self.tokenizer, texts, images.shape[1] * self.config.tokens_per_view, self.config, length)
+        ids, mask = tokens(self.tokenizer, texts, images.shape[1], self.config, length)
         device = self.eagle_model.mlp1[0].weight.device
-        return dict(pixel_values=pixels(images.to(device), self.config.image_size), input_ids=ids.to(device), attention_mask=mask.to(device))
+        return dict(pixel_values=pixels(images.to(device), self.config), input_ids=ids.to(device), attention_mask=mask.to(device))
 
     def save_pretrained(self, folder: str | Path) -> None:
         "Config, weights and tokenizer into a folder."
@@ -142,24 +151,30 @@ class Backbone(nn.Module):
 # %% ../nbs/05a_backbone.ipynb #c013
 def pixels(
     images: Tensor,                       # (B, V, H, W, 3) uint8
-    size: int,                            # side of the square the tower expects, pixels
-) -> Tensor:                              # (B*V, 3, size, size) in [-1, 1]
-    "SigLIP's preprocessing: resize, scale, mean and deviation 0.5."
+    config: BackboneConfig,
+    upstream_compatible: bool = False,    # round down to whole levels after resizing, as upstream does
+) -> Tensor:                              # (B*V, 3, S, S) in [-1, 1], on the images' device
+    "All pictures at once: the middle `crop` of each, resized to the tower's square, mean and deviation 0.5; what upstream does for evaluation."
     if images.dtype != torch.uint8: raise CookbookError(f"images of type {images.dtype}", do="Give uint8 RGB, 0 to 255")
-    flat = images.reshape(-1, *images.shape[-3:]).permute(0, 3, 1, 2).float()
-    if flat.shape[-2:] != (size, size): flat = F.interpolate(flat, (size, size), mode="bilinear", antialias=True, align_corners=False)
+    flat, size = images.reshape(-1, *images.shape[-3:]).permute(0, 3, 1, 2).float(), (config.image_size, config.image_size)
+    high, wide = (int(side * config.crop) for side in flat.shape[-2:])
+    top, left = (round((side - kept) / 2) for side, kept in zip(flat.shape[-2:], (high, wide)))
+    flat = flat[..., top: top + high, left: left + wide]
+    if upstream_compatible: flat = flat / 255                        # resized between 0 and 1, which decides a level where it lies at its edge
+    if flat.shape[-2:] != size: flat = F.interpolate(flat, size, mode="bilinear", antialias=True, align_corners=False)
+    if upstream_compatible: flat = (flat * 255).floor()
     return flat / 127.5 - 1
 
 # %% ../nbs/05a_backbone.ipynb #c014
 def tokens(
     tokenizer: PreTrainedTokenizerFast,
     texts: list[str],                     # one per row
-    n_image_tokens: int,                  # views x patches
+    views: int,                           # pictures per row
     config: BackboneConfig,
     length: int | None = None,            # pad to this many tokens
 ) -> tuple[Tensor, Tensor]:               # ids (B, L) and mask (B, L), both int64
     "Image tokens, then the row's own instruction."
-    texts = [config.template.format(images=config.image_token * n_image_tokens, instruction=t.replace(config.image_token, "")) for t in texts]
+    texts = [config.prompt(t, views) for t in texts]
     out = tokenizer(texts, padding="max_length" if length else True, max_length=length, return_tensors="pt", add_special_tokens=False)
     if length and out.input_ids.shape[1] > length:
         raise CookbookError(f"an instruction needs {out.input_ids.shape[1]} tokens, more than {length}", do="Shorten it or raise the length")
@@ -253,7 +268,8 @@ def tiny_backbone(seed: int = 0) -> Backbone:
         vision=dict(hidden_size=128, intermediate_size=384, num_hidden_layers=4, num_attention_heads=4, image_size=64, patch_size=8),
         text=dict(hidden_size=128, intermediate_size=384, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2, head_dim=32,
                   vocab_size=len(tokenizer), max_position_embeddings=512, rope_theta=1e4, tie_word_embeddings=True),
-        select_layer=3, image_token_index=tokenizer.convert_tokens_to_ids("<image>"), image_token="<image>", template="{images}{instruction}")
+        select_layer=3, image_token_index=tokenizer.convert_tokens_to_ids("<image>"), image_token="<image>", template="{images}{instruction}",
+        view="{patches}", crop=1.0)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return Backbone(config, tokenizer)

@@ -19,11 +19,12 @@ from torch.utils.flop_counter import flop_registry
 from .core import CookbookError, data_dir
 from .export import settled
 from .policy import GrootPolicy, PolicyConfig
+from .workspace import HOME, HZ, Scene, Tabletop, block_slice, expert
 
 # %% auto #0
-__all__ = ['PREFIXES', 'BYTES', 'STEPS', 'DEVICES', 'FORM', 'Latency', 'measure', 'latency', 'results', 'Deadlines', 'drive',
-           'Op', 'Tally', 'Work', 'workload', 'Device', 'times_ms', 'floor_ms', 'predict_ms', 'Row', 'published',
-           'fit_reading', 'chunk_ms', 'ingest', 'believe']
+__all__ = ['PREFIXES', 'BYTES', 'STEPS', 'DEVICES', 'FORM', 'Latency', 'measure', 'latency', 'results', 'Deadlines', 'ages',
+           'drive', 'both_plans', 'nudge', 'Op', 'Tally', 'Work', 'workload', 'Device', 'times_ms', 'floor_ms',
+           'predict_ms', 'Row', 'published', 'row_ms', 'fit_reading', 'chunk_ms', 'ingest', 'believe']
 
 # %% ../nbs/09_benchmark.ipynb #c009
 @dataclass(frozen=True)
@@ -85,14 +86,15 @@ def latency(
         x = processor(image[None], [instruction], state[None], tag) | {"noise": policy.noise(1, generator)}
         return {k: v.numpy() for k, v in x.items() if k != "embodiment_id"}
 
-    def after(actions: np.ndarray) -> np.ndarray: return processor.actions(torch.as_tensor(actions), tag)
+    def after(actions: np.ndarray, state) -> np.ndarray: return processor.actions(torch.as_tensor(actions), tag, state[None])
+    def whole(engine: Callable, image, state) -> np.ndarray: return after(engine(before(image, state)), state)
 
     seen, found = observe(), []
     ready = before(*seen)
     for backend, engine in engines.items():
         found += [measure(lambda: engine(ready), backend, "engine", n),
-                  measure(lambda: after(engine(before(*seen))), backend, "pipeline", n),
-                  measure(lambda: after(engine(before(*observe()))), backend, "end to end", n)]
+                  measure(lambda: whole(engine, *seen), backend, "pipeline", n),
+                  measure(lambda: whole(engine, *observe()), backend, "end to end", n)]
     return found
 
 # %% ../nbs/09_benchmark.ipynb #c020
@@ -118,17 +120,19 @@ class Deadlines:
     def missed(self) -> float: return self.misses / self.ticks  # share of all ticks
 
 
-def drive(
+def ages(
     latencies_ms: Sequence[float],        # used in turn, and again from the start
     hz: float = 30.0,
     chunk: int = 16,                      # actions in a chunk
     replan: int = 8,                      # ticks between two looks
     ticks: int = 900,                     # after the first chunk arrived
-) -> Deadlines:
-    "Think while acting: a look every `replan` ticks (as soon as the last plan is done), its chunk played from the tick it arrives."
+) -> tuple[np.ndarray, int]:              # (ticks,), and how many plans arrived
+    """Think while acting: a look every `replan` ticks (as soon as the last plan is done), its chunk played from the tick it arrives.
+
+    How many ticks ago the picture was taken behind each tick's action; from `chunk` on there is no action left."""
     if not 1 <= replan <= chunk:
-        raise CookbookError(f"replanning every {replan} ticks cannot work with chunks of {chunk}", "drive", f"Choose 1 to {chunk}")
-    tick, ages, arrivals, looked, done = 1e3 / hz, [], [], -replan, 0.0
+        raise CookbookError(f"replanning every {replan} ticks cannot work with chunks of {chunk}", "ages", f"Choose 1 to {chunk}")
+    tick, found, arrivals, looked, done = 1e3 / hz, [], [], -replan, 0.0
     now, start = 0, None
     while start is None or now < start + ticks:
         if now >= looked + replan and now * tick >= done:
@@ -136,11 +140,43 @@ def drive(
             arrivals.append((done, now))
         playing = next((seen for ready, seen in reversed(arrivals) if ready <= now * tick + 1e-9), None)
         if start is None and playing is not None: start = now
-        if start is not None and playing is not None: ages.append(now - playing)
+        if start is not None and playing is not None: found.append(now - playing)
         now += 1
-    kept = [a * tick for a in ages if a < chunk]
-    mean = float(np.mean(kept)) if kept else math.inf
-    return Deadlines(ticks, sum(a >= chunk for a in ages), len(arrivals), mean, max(kept, default=math.inf))
+    return np.array(found), len(arrivals)
+
+
+def drive(latencies_ms: Sequence[float], hz: float = 30.0, chunk: int = 16, replan: int = 8, ticks: int = 900) -> Deadlines: # as `ages`
+    "What became of the loop."
+    age, plans = ages(latencies_ms, hz, chunk, replan, ticks)
+    kept = age[age < chunk] * 1e3 / hz
+    return Deadlines(ticks, int((age >= chunk).sum()), plans, float(kept.mean()) if len(kept) else math.inf, float(kept.max(initial=0)) if len(kept) else math.inf)
+
+# %% ../nbs/09_benchmark.ipynb #d030
+def both_plans(scene: Scene, by: float = 0.05, hz: float = 30.0) -> tuple[float, np.ndarray]: # m along x, (2, T, 7)
+    "What the expert does about a block where it lies, and about the same block moved; a far block moves towards the arm."
+    x, y, yaw = scene.blocks[scene.target]
+    by = by if x < .36 else -by                                # stay within reach
+    moved = replace(scene, blocks=scene.blocks | {scene.target: (x + by, y, yaw)})
+    slow = [np.vstack([np.r_[HOME, 0.0], expert(s)]) for s in (scene, moved)]
+    at = np.arange(1, round((len(slow[0]) - 1) * hz / HZ) + 1) * HZ / hz
+    return by, np.array([[np.interp(at, np.arange(len(p)), column) for column in p.T] for p in slow]).swapaxes(1, 2)
+
+
+def nudge(
+    scene: Scene,
+    plans: tuple[float, np.ndarray],      # of `both_plans`
+    moment: int,                          # tick at which the block slides
+    age: np.ndarray,                      # (T,) ticks, of `ages`
+    hz: float = 30.0,
+    chunk: int = 16,
+) -> bool:                                # placed
+    "An episode in which every command is decided for a picture as old as `age` says; without an action the last one stands."
+    world, (by, commands), command = Tabletop().arrange(scene), plans, np.r_[HOME, 0.0]
+    for tick in range(commands.shape[1]):
+        if tick == moment: world.data.qpos[block_slice(scene.target).start] += by
+        if age[tick] < chunk: command = commands[int(tick - age[tick] >= moment), tick]
+        world.obey(command, 1 / hz)
+    return world.success()
 
 # %% ../nbs/09_benchmark.ipynb #c030
 @dataclass(frozen=True)
@@ -198,7 +234,7 @@ def workload(config: PolicyConfig | None = None, views: int = 1, words: int = 40
         with Tally(model, PREFIXES) as tally:
             features = model.encode(torch.zeros(views, 3, size, size), mask, mask)
             state, actions = torch.zeros(1, head.max_state_dim), torch.zeros(1, head.action_horizon, head.action_dim)
-            model.denoise_step(features, mask, state, one, actions, one)
+            model.denoise_step(features, mask, state, one, actions, one, images=mask.bool())
     total = lambda part, what, unit: round(sum(getattr(op, what) for op in tally.ops if op.part == part) / unit, 3)
     return {part: Work(part, total(part, "flops", 1e9), total(part, "weights", 1e6), total(part, "activations", 1e6)) for part in PREFIXES.values()}
 
@@ -220,6 +256,9 @@ DEVICES = {d.name: d for d in (
     Device("Thor", 273, {"bf16": 258.5, "fp16": 258.5, "fp8": 517, "nvfp4": 1035},
            "Jetson T5000 datasheet (1,035 dense FP4, 517 dense FP8), quoted in NVIDIA/TensorRT issue 4590; FP16 is half of FP8"),
     Device("Orin", 204.8, {"bf16": 42.5, "fp16": 42.5}, "Jetson AGX Orin Series technical brief: 64 GB module, GPU alone, 170 sparse INT8 TOPS"),
+    Device("Spark", 273, {"bf16": 125, "fp16": 125, "fp8": 250, "nvfp4": 500}, "DGX Spark datasheet: 1 PFLOP sparse FP4, halved for dense and for each doubling of bits"),
+    Device("RTX 5090", 1792, {"bf16": 209.5, "fp16": 209.5, "fp8": 419}, "NVIDIA RTX Blackwell architecture paper, dense, FP32 accumulation"),
+    Device("RTX 4090", 1008, {"bf16": 165.2, "fp16": 165.2, "fp8": 330.3}, "NVIDIA Ada architecture paper, dense, FP32 accumulation"),
     Device("H100", 3350, {"bf16": 989, "fp16": 989, "fp8": 1979}, "NVIDIA H100 SXM datasheet, dense"),
     Device("H200", 4800, {"bf16": 989, "fp16": 989, "fp8": 1979}, "NVIDIA H200 SXM datasheet, dense"))}
 
@@ -257,6 +296,12 @@ class Row:
 def published() -> list[Row]:
     "Every published GR00T latency we know of, with its source."
     return [Row(**row) for row in json.loads((data_dir() / "published_latency.json").read_text())]
+
+
+def row_ms(row: Row, work: dict[str, Work], cost: Callable[[Work, Device, str], float]) -> float: # cost: floor_ms, or predict_ms at some share
+    "What counting says of a row: of one part, or of a head with its four denoising steps."
+    parts = ("adapter", *sorted(STEPS)) if row.part == "head" else (row.part,)
+    return sum(cost(work[p], DEVICES[row.device], row.precision) * (4 if row.part == "head" and p in STEPS else 1) for p in parts)
 
 
 def fit_reading(rows: Sequence[Row], work: dict[str, Work]) -> float:

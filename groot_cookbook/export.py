@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import onnx
 import torch
 from onnx import ModelProto
 from torch import Tensor, nn
@@ -18,14 +17,25 @@ from torch import Tensor, nn
 from .action_head import CategoryLinear, step_times
 from .core import CookbookError, data_dir, write_json
 from .episodes import Dataset
-from .graphs import Piece, open_session, weave
+from .graphs import Piece, open_session, save_graph, weave
 from .policy import GrootPolicy
 
 # %% auto #0
-__all__ = ['PARTS', 'observations', 'SettledLinear', 'settled', 'answers', 'Look', 'Step', 'trace', 'action_head_graph',
-           'export_policy', 'Parity', 'parity', 'write_bundle']
+__all__ = ['PARTS', 'drawn', 'observations', 'SettledLinear', 'settled', 'answers', 'Look', 'Step', 'trace', 'action_head_graph',
+           'export_policy', 'Parity', 'parity', 'borders', 'write_bundle']
 
 # %% ../nbs/08_thor_export.ipynb #c011
+def drawn(dataset: Dataset, n: int, seed: int = 0) -> list[tuple[np.ndarray, str, np.ndarray]]: # picture (1, H, W, 3), instruction, state (1, S)
+    "Frames of a dataset as the robot saw them, the same for the same seed."
+    rng, found = np.random.default_rng(seed), []
+    for _ in range(n):
+        i = int(rng.integers(len(dataset)))
+        state, _, instruction = dataset.rows(i)
+        t = int(rng.integers(len(state)))
+        found.append((dataset.frames(i, [t]), instruction, state[t: t + 1]))
+    return found
+
+
 def observations(
     policy: GrootPolicy,
     dataset: Dataset,
@@ -34,13 +44,7 @@ def observations(
     seed: int = 0,                        # of frames and noise
 ) -> list[dict[str, np.ndarray]]:         # one dict of graph inputs per observation, batch 1
     "Real inputs of the policy, with the noise fixed and the instruction padded to one length: that of the dataset's longest, whichever are drawn."
-    rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
-    processor, found = replace(policy.processor, length=None), []
-    for _ in range(n):
-        i = int(rng.integers(len(dataset)))
-        state, _, instruction = dataset.rows(i)
-        t = int(rng.integers(len(state)))
-        found.append((dataset.frames(i, [t]), instruction, state[t: t + 1]))
+    generator, processor, found = torch.Generator().manual_seed(seed), replace(policy.processor, length=None), drawn(dataset, n, seed)
     image, _, state = found[0]
     longest = max(processor(image, [text], state, tag)["input_ids"].shape[1] for text in set(dataset.layout.tasks.values()))
     processor.length = -(-longest // 8) * 8
@@ -70,7 +74,7 @@ def answers(policy: GrootPolicy, x: dict[str, np.ndarray], slot: int) -> dict[st
     "What torch says: the reference of everything below."
     x = {k: torch.from_numpy(v) for k, v in x.items()}
     features = policy.encode(x["pixel_values"], x["input_ids"], x["attention_mask"])
-    actions = policy.act(features, x["attention_mask"], x["state"], torch.tensor([slot]), x["noise"])
+    actions = policy.act(features, x["attention_mask"], x["state"], torch.tensor([slot]), x["noise"], policy.patches(x["input_ids"]))
     return {"features": features.numpy(), "actions": actions.numpy()}
 
 # %% ../nbs/08_thor_export.ipynb #c018
@@ -201,21 +205,31 @@ def parity(
     return Parity(part, precision, float(np.abs(got - want).max()), cosine, len(inputs))
 
 # %% ../nbs/08_thor_export.ipynb #c035
+def borders(policy: GrootPolicy, tag: str, observation: tuple[np.ndarray, str, np.ndarray]) -> dict[str, np.ndarray]: # of `drawn`
+    "A raw observation and the numbers between it and the graph: what bench.py needs to time the way from a picture to joints."
+    robot, config, (image, _, state) = policy.processor.embodiment(tag), policy.processor.backbone, observation
+    if robot.relative: raise CookbookError("relative actions", "borders", "The bundle's bench.py knows absolute ones; time this robot with benchmark.latency")
+    ranges = {f"{k}_{end}": getattr(getattr(robot, f"{k}_range"), end) for k in ("state", "action") for end in ("low", "high")}
+    return dict(image=image, state=state, columns=np.array(robot.state_columns), size=np.array(config.image_size), crop=np.array(config.crop), **ranges)
+
+
 def write_bundle(
     folder: str | Path,
     graphs: dict[str, dict[str, ModelProto]],              # precision -> part -> graph
     inputs: list[dict[str, np.ndarray]],
     expected: list[dict[str, np.ndarray]],
     about: dict,                          # what the graphs are of: checkpoint, model, embodiment, ...
+    borders: dict[str, np.ndarray],       # of `borders`
 ) -> Path:
     "Everything a board needs, in one folder that knows nothing of this book."
     folder, scripts = Path(folder), data_dir() / "thor"
     (folder / "graphs").mkdir(parents=True)
     for precision, parts in graphs.items():
-        for part, graph in parts.items(): onnx.save(graph, folder / "graphs" / f"{part}.{precision}.onnx")
+        for part, graph in parts.items(): save_graph(graph, folder / "graphs" / f"{part}.{precision}.onnx")
     takes = {part: [v.name for v in graph.graph.input] for part, graph in graphs["fp32"].items()}
     for part, names in takes.items():
         np.savez(folder / f"reference_{part}.npz", **{n: (inputs[0] | expected[0])[n] for n in names}, expected=expected[0][PARTS[part]])     # type: ignore[arg-type]     # a fault of numpy's stub
+    np.savez(folder / "pipeline.npz", **borders)                                                                           # type: ignore[arg-type]
     np.savez(folder / "calibration.npz", **{n: np.concatenate([x[n] for x in inputs]) for n in inputs[0]})                 # type: ignore[arg-type]
     shapes = {n: list(inputs[0][n].shape) for n in inputs[0]}
     write_json(folder / "bundle.json", about | {"inputs": takes, "shapes": shapes, "observations": len(inputs)})

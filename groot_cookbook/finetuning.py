@@ -38,12 +38,13 @@ class Cache:
     "What training needs of every frame, the backbone's work done."
     features: Tensor                      # (N, L, D) float16, of the frozen backbone
     mask: Tensor                          # (N, L) bool
+    images: Tensor                        # (N, L) bool, true where a token is a patch of the picture
     state: Tensor                         # (N, 64) normalised; zeros in a dream
     actions: Tensor                       # (N, H, 32) normalised: the chunk that begins here
     action_mask: Tensor                   # (N, H, 32) one where there is an action to imitate
     robot: Tensor                         # (N,) embodiment slot
     future: Tensor                        # (N,) row of the frame seen when the chunk has been played
-    n_image_tokens: int                   # leading tokens that are patches of the picture
+    n_image_tokens: int                   # patches in a row
 
     def __len__(self) -> int: return len(self.state)
     def __repr__(self) -> str:
@@ -53,8 +54,10 @@ class Cache:
     def rows(self, index: list[int]) -> dict[str, Tensor]:
         "A batch, with the target's features beside it."
         i = torch.as_tensor(index)
-        plain = {k: getattr(self, k)[i] for k in ("mask", "state", "actions", "action_mask", "robot")}
-        return dict(features=self.features[i].float(), seen=self.features[self.future[i], : self.n_image_tokens].float(), **plain)
+        plain = {k: getattr(self, k)[i] for k in ("mask", "images", "state", "actions", "action_mask", "robot")}
+        later = self.future[i]
+        seen = self.features[later][self.images[later]].unflatten(0, (len(i), self.n_image_tokens)).float()
+        return dict(features=self.features[i].float(), seen=seen, **plain)
 
 
 def joined(caches: list[Cache]) -> Cache:
@@ -63,7 +66,7 @@ def joined(caches: list[Cache]) -> Cache:
     length, start = max(c.features.shape[1] for c in caches), np.cumsum([0] + [len(c) for c in caches])
     widen = lambda x: F.pad(x, (0, 0) * (x.ndim - 2) + (0, length - x.shape[1]))
     parts = {k: torch.cat([getattr(c, k) for c in caches]) for k in ("state", "actions", "action_mask", "robot")}
-    return Cache(torch.cat([widen(c.features) for c in caches]), torch.cat([widen(c.mask) for c in caches]), **parts,
+    return Cache(torch.cat([widen(c.features) for c in caches]), *(torch.cat([widen(getattr(c, k)) for c in caches]) for k in ("mask", "images")), **parts,
                  future=torch.cat([c.future + int(s) for c, s in zip(caches, start)]), n_image_tokens=caches[0].n_image_tokens)
 
 # %% ../nbs/06_flare_finetune.ipynb #c009
@@ -95,13 +98,13 @@ def cache_features(
         later = torch.tensor([base + int(np.searchsorted(at, min(t + horizon, e.length - 1))) for t in at])
         base += len(at)
         acts = e.actions.shape[1] > 0
-        target, known = p.target(chunks(e.actions, at, horizon), tag) if acts else 2 * [torch.zeros(len(at), horizon, p.action_dim)]
+        target, known = p.target(chunks(e.actions, at, horizon), tag, e.state[at]) if acts else 2 * [torch.zeros(len(at), horizon, p.action_dim)]
         state = p.state(e.state[at] if e.state.shape[1] else None, tag, len(at))
         for i in range(0, len(at), batch):
-            x = p(e.frames[at[i: i + batch]], [e.instruction] * len(at[i: i + batch]), None, tag)
-            with half(precision, device): seen = policy.encode(*(x[k].to(device) for k in ("pixel_values", "input_ids", "attention_mask")))
-            s = slice(i, i + batch)
-            parts.append(Cache(seen.half().cpu(), x["attention_mask"].bool(), state[s], target[s], known[s], x["embodiment_id"], later[s],
+            x = p(e.frames[at[i: i + batch]], [e.instruction] * len(at[i: i + batch]), None, tag, device)
+            with half(precision, device): seen = policy.encode(*(x[k] for k in ("pixel_values", "input_ids", "attention_mask")))
+            s, images = slice(i, i + batch), policy.patches(x["input_ids"]).cpu()
+            parts.append(Cache(seen.half().cpu(), x["attention_mask"].bool().cpu(), images, state[s], target[s], known[s], x["embodiment_id"].cpu(), later[s],
                                p.backbone.tokens_per_view))
     if not parts: raise CookbookError("the dataset has no episodes", dataset.path, "Nothing can be learned from it")
     out = joined([replace(c, future=torch.zeros_like(c.future)) for c in parts])
@@ -131,7 +134,7 @@ class Student(nn.Module):
         thousandths = (t * self.head.config.num_timestep_buckets).long()
         keys_values = self.head.look(batch["features"], batch["mask"])
         velocity, future = self.head.velocity(keys_values, batch["mask"], batch["state"], noised, thousandths, batch["robot"],
-                                              layer=self.layer if flare else -1)
+                                              layer=self.layer if flare else -1, images=batch["images"])
         flow = flow_loss(velocity, batch["actions"] - noise, batch["action_mask"])
         if not flare or self.target is None: return dict(total=flow, flow=flow.detach(), align=torch.zeros(()))
         foretold = self.projector(future).unflatten(-1, (self.target.parts, -1))
@@ -254,5 +257,5 @@ def action_error(policy: GrootPolicy, cache: Cache, rows: int = 64, seed: int = 
     index = np.random.default_rng(seed).permutation(len(cache))[:rows].tolist()
     batch = {k: v.to(policy.device) for k, v in cache.rows(index).items()}
     noise = policy.noise(len(index), torch.Generator().manual_seed(seed)).to(policy.device)
-    chunk = policy.act(batch["features"], batch["mask"], batch["state"], batch["robot"], noise)
+    chunk = policy.act(batch["features"], batch["mask"], batch["state"], batch["robot"], noise, batch["images"])
     return (((chunk - batch["actions"]).abs() * batch["action_mask"]).sum() / batch["action_mask"].sum().clamp(min=1)).item()

@@ -101,7 +101,7 @@ class ActionAware(Target):
     def forward(self, seen: Tensor) -> Tensor: return F.layer_norm(self.running(seen).float(), seen.shape[-1:])[:, :, None]  # (B, P, D) -> (B, M, 1, D)
     def learn(self, batch: dict[str, Tensor]) -> Tensor:
         "Loss of reading the actions off what is seen now: what makes these features heed them."
-        now = batch["features"][:, : batch["seen"].shape[1]]
+        now = batch["features"][batch["images"]].unflatten(0, batch["seen"].shape[:2])
         return flow_loss(self.online.actions(now), batch["actions"], batch["action_mask"])
 
     @torch.no_grad()

@@ -5,8 +5,11 @@
 # %% ../nbs/08a_graphs.ipynb #c004
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import ml_dtypes
 import numpy as np
@@ -15,8 +18,59 @@ import onnxruntime
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 # %% auto #0
-__all__ = ['E4M3_MAX', 'KEEP', 'open_session', 'Piece', 'renamed', 'weave', 'fp8_scale', 'to_fp8', 'products', 'calibrate',
-           'quantise', 'rebuilt', 'Typed', 'lower', 'emulated']
+__all__ = ['LIMIT', 'E4M3_MAX', 'KEEP', 'weight_bytes', 'stripped', 'save_graph', 'on_disk', 'check', 'inferred', 'open_session',
+           'Piece', 'renamed', 'weave', 'fp8_scale', 'to_fp8', 'products', 'calibrate', 'quantise', 'rebuilt', 'Typed',
+           'lower', 'emulated']
+
+# %% ../nbs/08a_graphs.ipynb #d011
+LIMIT = 2_000_000_000                     # bytes of weights that go into one file
+
+
+def weight_bytes(model: ModelProto) -> int: return sum(len(w.raw_data) for w in model.graph.initializer)
+
+
+def stripped(model: ModelProto, data: str = "weights") -> ModelProto: # name of the file that is to hold them
+    "The graph without its large weights, each of which says where it will lie in `data`; small ones, shapes among them, stay."
+    new, graph, offset = ModelProto(ir_version=model.ir_version, producer_name=model.producer_name, opset_import=model.opset_import), model.graph, 0
+    new.graph.name = graph.name
+    for part in ("node", "input", "output", "value_info"): getattr(new.graph, part).extend(getattr(graph, part))
+    for w in graph.initializer:
+        if len(w.raw_data) < 1024: new.graph.initializer.append(w); continue
+        there = new.graph.initializer.add(name=w.name, data_type=w.data_type, dims=w.dims, data_location=TensorProto.EXTERNAL)
+        for key, value in (("location", data), ("offset", offset), ("length", len(w.raw_data))): there.external_data.add(key=key, value=str(value))
+        offset += -(-len(w.raw_data) // 4096) * 4096                   # whole pages, so that they can be mapped
+    return new
+
+
+def save_graph(model: ModelProto, path: str | Path) -> list[Path]: # the files written; they travel together
+    "One file where it can hold the graph; else the weights lie beside it in PATH.data."
+    path = Path(path)
+    if weight_bytes(model) < LIMIT: onnx.save(model, path); return [path]
+    data = path.with_name(f"{path.name}.data")
+    onnx.save(stripped(model, data.name), path)
+    with open(data, "wb") as f:
+        for w in model.graph.initializer:
+            if len(w.raw_data) >= 1024: f.write(w.raw_data + b"\0" * (-len(w.raw_data) % 4096))
+    return [path, data]
+
+
+@contextmanager
+def on_disk(model: ModelProto) -> Iterator[Path]:
+    "The graph as a file, for as long as it is looked at."
+    with TemporaryDirectory() as folder: yield save_graph(model, Path(folder) / "graph.onnx")[0]
+
+
+def check(model: ModelProto) -> None:
+    "onnx's own checker, types and shapes included."
+    with on_disk(model) as path: onnx.checker.check_model(str(path), full_check=True)
+
+
+def inferred(model: ModelProto) -> ModelProto: # a copy that knows the type of every value
+    new, known = ModelProto(), onnx.shape_inference.infer_shapes(stripped(model)).graph.value_info
+    new.CopyFrom(model)
+    del new.graph.value_info[:]
+    new.graph.value_info.extend(known)
+    return new
 
 # %% ../nbs/08a_graphs.ipynb #c009
 def open_session(model: ModelProto | str | Path, threads: int = 1) -> onnxruntime.InferenceSession:
@@ -27,8 +81,10 @@ def open_session(model: ModelProto | str | Path, threads: int = 1) -> onnxruntim
     if any(n.op_type == "QuantizeLinear" for n in nodes):
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
         options.add_session_config_entry("session.disable_quant_qdq", "1")
-    source = model.SerializeToString() if isinstance(model, ModelProto) else str(model)
-    return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    run = lambda source: onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    if not isinstance(model, ModelProto): return run(str(model))
+    if weight_bytes(model) < LIMIT: return run(model.SerializeToString())
+    with on_disk(model) as path: return run(str(path))
 
 # %% ../nbs/08a_graphs.ipynb #c013
 @dataclass(frozen=True)
@@ -172,7 +228,7 @@ class Typed:
 # %% ../nbs/08a_graphs.ipynb #c026
 def lower(model: ModelProto, low: int = TensorProto.BFLOAT16) -> ModelProto:
     "The same graph with float32 lowered, except in the operators of KEEP; float32 at its borders."
-    new = onnx.shape_inference.infer_shapes(model)
+    new = inferred(model)
     graph, typed = new.graph, Typed(new.graph, low)
     ends = {o.name for o in graph.output if o.name in typed.floats}
     for node in list(graph.node):
@@ -194,7 +250,7 @@ def lower(model: ModelProto, low: int = TensorProto.BFLOAT16) -> ModelProto:
 # %% ../nbs/08a_graphs.ipynb #c028
 def emulated(model: ModelProto, low: int = TensorProto.BFLOAT16) -> ModelProto:
     "A lowered graph for a machine without such kernels: values stored in `low`, operators in float32."
-    new = onnx.shape_inference.infer_shapes(model)
+    new = inferred(model)
     graph, nodes = new.graph, []
     lows = {v.name for v in graph.value_info if v.type.tensor_type.elem_type == low} | {w.name for w in graph.initializer if w.data_type == low}
     for node in list(graph.node):

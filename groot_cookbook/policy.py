@@ -24,9 +24,9 @@ from .episodes import Dataset, Normalizer, slot
 _all_ = ["ActionHead", "ActionHeadConfig", "Backbone", "BackboneConfig", "flow_time", "tiny_backbone"]
 
 # %% auto #0
-__all__ = ['SLOTS', 'PARTS', 'joined', 'Embodiment', 'Processor', 'columns', 'pad', 'PolicyConfig', 'GrootPolicy',
-           'load_processor', 'build_policy', 'first_policy', 'ActionHead', 'ActionHeadConfig', 'Backbone',
-           'BackboneConfig', 'flow_time', 'tiny_backbone']
+__all__ = ['SLOTS', 'PARTS', 'joined', 'Embodiment', 'Processor', 'columns', 'pad', 'start', 'told_from_state', 'check_relative',
+           'dreaming', 'PolicyConfig', 'GrootPolicy', 'load_processor', 'build_policy', 'first_policy', 'ActionHead',
+           'ActionHeadConfig', 'Backbone', 'BackboneConfig', 'flow_time', 'tiny_backbone']
 
 # %% ../nbs/05_policy.ipynb #c008
 SLOTS = {"gr1": 24, "oxe_droid": 17, "agibot_genie1": 26, "dreams": 30, "new_embodiment": 31}   # upstream's, and one for dreams
@@ -39,7 +39,7 @@ def joined(slices: dict[str, slice], wanted: Sequence[str] = ()) -> dict[str, li
         raise CookbookError(f"no part called {', '.join(missing)}", "modality.json", f"Choose among {', '.join(slices) or 'none'}")
     return {name: list(range(slices[name].start, slices[name].stop)) for name in (wanted or slices)}
 
-
+# %% ../nbs/05_policy.ipynb #d008
 @dataclass
 class Embodiment:
     "One robot as the policy knows it."
@@ -49,35 +49,42 @@ class Embodiment:
     state_range: Normalizer               # of the chosen columns
     action_range: Normalizer
     fps: float = 10.0
+    relative: tuple[str, ...] = ()        # action parts told from where the state's part of the same name stands, as N1.6 does; the rest is absolute
+    relative_range: Normalizer | None = None    # (H, D) of chunks, where any part is relative
 
     def __post_init__(self):
         if self.tag not in SLOTS: raise CookbookError(f"unknown embodiment {self.tag!r}", "Embodiment", f"Choose one of {', '.join(SLOTS)}")
+        if self.relative or self.relative_range: check_relative(self)
 
     @property
-    def slot(self) -> int: return SLOTS[self.tag]  # of the action head
+    def slot(self) -> int: return SLOTS[self.tag]
     @property
-    def state_columns(self) -> list[int]: return sum(self.state.values(), [])  # all parts, in their order
+    def state_columns(self) -> list[int]: return sum(self.state.values(), [])
     @property
-    def action_columns(self) -> list[int]: return sum(self.action.values(), [])  # all parts, in their order
+    def action_columns(self) -> list[int]: return sum(self.action.values(), [])
+    @property
+    def chunk_range(self) -> Normalizer: return self.action_range if self.relative_range is None else self.relative_range
 
     @classmethod
-    def of(cls, dataset: Dataset, parts: Sequence[str] = (), tag: str = "") -> "Embodiment":
-        "Read the robot off a dataset: its parts, and the ranges of what it did."
+    def of(cls, dataset: Dataset, parts: Sequence[str] = (), tag: str = "", relative: Sequence[str] = (), horizon: int = 16) -> "Embodiment":
+        "Read the robot off a dataset: its parts, and the ranges of what it did; `relative` parts within chunks of `horizon` steps."
         tag = tag or slot(dataset.robot_type)
         wanted, stats = parts or PARTS.get(tag, ()), dataset.stats
         columns = {k: joined(getattr(dataset.modality, k), wanted) for k in ("state", "action")}
         chosen = {k: {m: np.asarray(v)[sum(columns[k].values(), [])] for m, v in stats[k].items() if np.ndim(v)} for k in columns}
-        return cls(tag, columns["state"], columns["action"], Normalizer.from_stats(chosen["state"]), Normalizer.from_stats(chosen["action"]), dataset.fps)
+        ranges = [Normalizer.from_stats(chosen[k]) for k in ("state", "action")]
+        robot = cls(tag, columns["state"], columns["action"], *ranges, dataset.fps)
+        return told_from_state(robot, dataset, relative, horizon) if relative else robot
 
     def to_dict(self) -> dict:
-        "As JSON."
         ordered = {k: [[*part] for part in getattr(self, k).items()] for k in ("state", "action")}    # a JSON object would lose the order
-        return dict(**ordered, state_range=self.state_range.to_dict(), action_range=self.action_range.to_dict(), fps=self.fps)
+        ranges = {k: r and r.to_dict() for k in ("state_range", "action_range", "relative_range") for r in [getattr(self, k)]}
+        return dict(**ordered, **ranges, fps=self.fps, relative=list(self.relative))
 
     @classmethod
     def from_dict(cls, tag: str, d: dict) -> "Embodiment":
-        "The way back from `to_dict`."
-        return cls(tag, dict(d["state"]), dict(d["action"]), Normalizer.from_dict(d["state_range"]), Normalizer.from_dict(d["action_range"]), d["fps"])
+        read = lambda k: Normalizer.from_dict(d[k]) if d.get(k) else None
+        return cls(tag, dict(d["state"]), dict(d["action"]), read("state_range"), read("action_range"), d["fps"], tuple(d.get("relative", ())), read("relative_range"))
 
 # %% ../nbs/05_policy.ipynb #c011
 @dataclass
@@ -89,25 +96,26 @@ class Processor:
     state_dim: int = 64
     action_dim: int = 32
     length: int | None = None             # tokens per row; the longest row's if None
+    upstream_compatible: bool = False     # the first row's instruction for all of them, and whole levels of colour: upstream's mistakes, for comparing numbers
 
     def embodiment(self, tag: str) -> Embodiment:
         "A robot that this policy knows."
         if tag not in self.embodiments:
-            raise CookbookError(f"this policy does not know the embodiment {tag!r}", "Processor",
-                                f"It knows {', '.join(self.embodiments) or 'none'}; fine-tune it on yours first")
+            raise CookbookError(f"this policy does not know the embodiment {tag!r}", "Processor", f"It knows {', '.join(self.embodiments) or 'none'}; fine-tune it on yours first")
         return self.embodiments[tag]
 
-    def __call__(self, images, instructions: list[str], state, tag: str) -> dict[str, Tensor]:
-        "What `encode` and `act` take, from images (B, V, H, W, 3) or (B, H, W, 3) uint8 of any size, a sentence a row, raw state (B, S) or None, and the robot of all rows."
-        images = torch.as_tensor(np.asarray(images))
+    def __call__(self, images, instructions: list[str], state, tag: str, device: torch.device | str = "cpu") -> dict[str, Tensor]:
+        "What `encode` and `act` take, on `device`, from images (B, V, H, W, 3) or (B, H, W, 3) uint8 of any size, a sentence a row, raw state (B, S) or None, and the robot of all rows."
+        images = torch.as_tensor(np.asarray(images)).to(device)
         images = images[:, None] if images.ndim == 4 else images
         if isinstance(instructions, str) or len(instructions) != len(images):
-            raise CookbookError(f"{len(images)} rows of images, but instructions {str(instructions)[:60]!r}", "Processor",
-                                "Give a list with one instruction per row")
+            raise CookbookError(f"{len(images)} rows of images, but instructions {str(instructions)[:60]!r}", "Processor", "Give a list with one instruction per row")
         if self.tokenizer is None: raise CookbookError("this policy came without a tokenizer", "Processor", "Put tokenizer.json beside config.json")
-        ids, mask = tokens(self.tokenizer, list(instructions), images.shape[1] * self.backbone.tokens_per_view, self.backbone, self.length)
-        return dict(pixel_values=pixels(images, self.backbone.image_size), input_ids=ids, attention_mask=mask,
-                    state=self.state(state, tag, len(images)), embodiment_id=torch.full((len(images),), self.embodiment(tag).slot))
+        said = [instructions[0]] * len(images) if self.upstream_compatible else list(instructions)
+        ids, mask = tokens(self.tokenizer, said, images.shape[1], self.backbone, self.length)
+        x = dict(pixel_values=pixels(images, self.backbone, self.upstream_compatible), input_ids=ids, attention_mask=mask,
+                 state=self.state(state, tag, len(images)), embodiment_id=torch.full((len(images),), self.embodiment(tag).slot))
+        return {k: v.to(device) for k, v in x.items()}
 
     def state(self, raw, tag: str, rows: int = 1) -> Tensor: # (B, S) in the robot's units -> (B, 64)
         "Normalised and padded with zeros; nothing but zeros where the state is unknown, as in a dream."
@@ -115,15 +123,16 @@ class Processor:
         if raw is None or tag == "dreams": return torch.zeros(rows if raw is None else len(raw), self.state_dim)
         return pad(robot.state_range.normalize(columns(raw, robot.state_columns, "state")), self.state_dim)
 
-    def target(self, raw, tag: str) -> tuple[Tensor, Tensor]: # (B, H, A) in the robot's units -> (B, H, 32), and a mask of its true dimensions
+    def target(self, raw, tag: str, state=None) -> tuple[Tensor, Tensor]: # (B, H, A) in the robot's units -> (B, H, 32), and a mask of its true dimensions
+        "What the model should say; `state` (B, S) is needed where actions are relative to it."
         robot = self.embodiment(tag)
-        y = pad(robot.action_range.normalize(columns(raw, robot.action_columns, "action")), self.action_dim)
+        y = pad(robot.chunk_range.normalize(columns(raw, robot.action_columns, "action") - start(robot, state, np.shape(raw)[1])), self.action_dim)
         return y, (torch.arange(self.action_dim) < len(robot.action_columns)).float().expand_as(y)
 
-    def actions(self, chunk: Tensor, tag: str) -> np.ndarray: # (B, H, 32) -> (B, H, A') in the robot's units
-        "What the model says, cut to the robot's dimensions and back in radians."
+    def actions(self, chunk: Tensor, tag: str, state=None) -> np.ndarray: # (B, H, 32) -> (B, H, A') in the robot's units
+        "What the model says, cut to the robot's dimensions and back in radians, absolute whatever the model's were."
         robot = self.embodiment(tag)
-        return robot.action_range.denormalize(chunk[..., : len(robot.action_columns)].detach().float().cpu().numpy())
+        return robot.chunk_range.denormalize(chunk[..., : len(robot.action_columns)].detach().float().cpu().numpy()) + start(robot, state, chunk.shape[1])
 
 # %% ../nbs/05_policy.ipynb #c012
 def columns(raw, wanted: list[int], what: str) -> np.ndarray: # (..., D) -> (..., len(wanted))
@@ -138,6 +147,44 @@ def pad(x: np.ndarray, to: int) -> Tensor: # (..., D) -> (..., to)
     if x.shape[-1] > to:
         raise CookbookError(f"{x.shape[-1]} dimensions do not fit into {to}", "Processor", "Drive fewer parts of the robot (parameter parts)")
     return torch.nn.functional.pad(torch.as_tensor(x, dtype=torch.float32), (0, to - x.shape[-1]))
+
+# %% ../nbs/05_policy.ipynb #d013
+def start(robot: Embodiment, state, steps: int) -> np.ndarray | np.float32: # (B, S) in the robot's units -> (B, 1, A')
+    "Where a chunk of so many steps is told from: the state where it is relative, zero where it is absolute."
+    if not robot.relative: return np.float32(0)
+    if state is None: raise CookbookError(f"actions of {', '.join(robot.relative)} are relative to a state, and none was given", "Embodiment", "Give the state that was seen")
+    if steps != len(robot.chunk_range.low):
+        raise CookbookError(f"a chunk of {steps} steps, but ranges of {len(robot.chunk_range.low)}", "Embodiment", "Measure the relative range anew when the horizon changes")
+    where = sum((robot.state[p] if p in robot.relative else [-1] * len(c) for p, c in robot.action.items()), [])
+    return np.where(np.asarray(where) < 0, 0, columns(state, where, "state"))[:, None]
+
+
+def told_from_state(robot: Embodiment, dataset: Dataset, relative: Sequence[str], horizon: int) -> Embodiment:
+    "With the ranges (H, D) of how far each step goes from the state in which its chunk begins, over all whole chunks; upstream's relative_stats.json."
+    shape = (horizon, len(robot.action_columns))
+    low, high = np.full(shape, np.inf), np.full(shape, -np.inf)
+    told = replace(robot, relative=tuple(relative), relative_range=Normalizer("min_max", np.zeros(shape), np.zeros(shape)))
+    for i in range(len(dataset)):
+        state, actions, _ = dataset.rows(i)
+        if len(actions) < horizon: continue
+        windows = np.lib.stride_tricks.sliding_window_view(columns(actions, robot.action_columns, "action"), horizon, 0).swapaxes(1, 2)   # (N, H, D)
+        moved = windows - start(told, state[: len(windows)], horizon)
+        low, high = np.minimum(low, moved.min(0)), np.maximum(high, moved.max(0))
+    if not np.isfinite(low).all(): raise CookbookError(f"no episode is {horizon} steps long", dataset.path, "Choose a shorter horizon")
+    return replace(told, relative_range=Normalizer("min_max", low, high))
+
+
+def check_relative(robot: Embodiment) -> None:
+    for part in robot.relative:
+        if part not in robot.action or len(robot.state.get(part, ())) != len(robot.action[part]):
+            raise CookbookError(f"actions of {part!r} cannot be told from a state", "Embodiment", "A relative part needs a part of state of the same name and size")
+    if not robot.relative or robot.relative_range is None:
+        raise CookbookError("relative parts and the range of relative chunks go together", "Embodiment", "Let Embodiment.of measure it")
+
+
+def dreaming(robot: Embodiment) -> Embodiment:
+    "The same body in the slot of dreams: absolute, for a dream has no state to tell an action from."
+    return replace(robot, tag="dreams", relative=(), relative_range=None)
 
 # %% ../nbs/05_policy.ipynb #c014
 @dataclass
@@ -171,12 +218,14 @@ class GrootPolicy(nn.Module):
 
     def encode(self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor: return self.backbone(pixel_values, input_ids, attention_mask) # (B, L, D)
 
-    def act(self, features: Tensor, mask: Tensor, state: Tensor, embodiment_id: Tensor, noise: Tensor) -> Tensor: # -> (B, H, 32) normalised
-        return self.action_head(features, mask, state, embodiment_id, noise)
+    def patches(self, input_ids: Tensor) -> Tensor: return input_ids == self.config.backbone.image_token_index # (B, L), true where a picture's patch stands
 
-    def denoise_step(self, features: Tensor, mask: Tensor, state: Tensor, embodiment_id: Tensor, actions: Tensor, t: Tensor) -> Tensor:
+    def act(self, features: Tensor, mask: Tensor, state: Tensor, embodiment_id: Tensor, noise: Tensor, images: Tensor | None = None) -> Tensor: # -> (B, H, 32) normalised; N1.6 asks for `patches`
+        return self.action_head(features, mask, state, embodiment_id, noise, images=images)
+
+    def denoise_step(self, features: Tensor, mask: Tensor, state: Tensor, embodiment_id: Tensor, actions: Tensor, t: Tensor, images: Tensor | None = None) -> Tensor:
         "The velocity at flow time `t` (B,) in thousandths; everything computed anew."
-        return self.action_head.velocity(self.action_head.look(features, mask), mask, state, actions, t, embodiment_id)[0]
+        return self.action_head.velocity(self.action_head.look(features, mask), mask, state, actions, t, embodiment_id, images=images)[0]
 
     def noise(self, rows: int, generator: torch.Generator | None = None) -> Tensor: # (B, H, 32)
         return torch.randn(rows, self.config.action_head.action_horizon, self.config.action_head.action_dim, generator=generator)
@@ -184,10 +233,10 @@ class GrootPolicy(nn.Module):
     @torch.inference_mode()
     def predict(self, images, instructions: list[str], state, tag: str, generator: torch.Generator | None = None) -> np.ndarray:
         "Raw observations to a chunk (B, H, A) in the robot's units."
-        x = {k: v.to(self.device) for k, v in self.processor(images, instructions, state, tag).items()}
+        x = self.processor(images, instructions, state, tag, self.device)
         features = self.encode(x["pixel_values"], x["input_ids"], x["attention_mask"])
         noise = self.noise(len(features), generator).to(self.device)
-        return self.processor.actions(self.act(features, x["attention_mask"], x["state"], x["embodiment_id"], noise), tag)
+        return self.processor.actions(self.act(features, x["attention_mask"], x["state"], x["embodiment_id"], noise, self.patches(x["input_ids"])), tag, state)
 
     @property
     def device(self) -> torch.device: return next(self.action_head.parameters()).device  # where the head is
@@ -204,19 +253,18 @@ class GrootPolicy(nn.Module):
     @classmethod
     def from_pretrained(cls, name: str | Path, upstream_compatible: bool = False) -> "GrootPolicy":          # name: a folder, a name in data/checkpoints, or a hub id
         folder = local(name)
-        read_config(folder, "backbone_cfg")
-        config = PolicyConfig.from_upstream(read_config(folder, "action_head_cfg"))
-        return load_weights(cls(config, load_processor(folder, config), upstream_compatible), folder).eval()
+        config = PolicyConfig.from_upstream(read_config(folder, "backbone_cfg") | read_config(folder, "action_head_cfg"))
+        return load_weights(cls(config, load_processor(folder, config, upstream_compatible), upstream_compatible), folder).eval()
 
 # %% ../nbs/05_policy.ipynb #c016
-def load_processor(folder: str | Path, config: PolicyConfig) -> Processor:
+def load_processor(folder: str | Path, config: PolicyConfig, upstream_compatible: bool = False) -> Processor:
     "The processor saved with a policy; of a published checkpoint, one that knows no robot yet."
     path = Path(folder) / "experiment.json"
     try: saved = json.loads(path.read_text()) if path.is_file() else {}
     except ValueError as e: raise CookbookError(f"not readable ({e})", path, "Copy the checkpoint again") from e
     robots = {tag: Embodiment.from_dict(tag, d) for tag, d in saved.get("embodiments", {}).items()}
     head = config.action_head
-    return Processor(config.backbone, load_tokenizer(folder), robots, head.max_state_dim, head.action_dim, saved.get("length"))
+    return Processor(config.backbone, load_tokenizer(folder), robots, head.max_state_dim, head.action_dim, saved.get("length"), upstream_compatible)
 
 
 def build_policy(
@@ -235,7 +283,7 @@ def build_policy(
                                  positional_embeddings=None),
         vl_self_attention_cfg=dict(num_layers=1, num_attention_heads=max(1, dim // 32), attention_head_dim=min(32, dim), dropout=0.0,
                                    final_dropout=True, positional_embeddings=None))
-    robots = {robot.tag: robot, "dreams": replace(robot, tag="dreams")}
+    robots = {robot.tag: robot, "dreams": dreaming(robot)}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         policy = GrootPolicy(PolicyConfig(backbone.config, head), Processor(backbone.config, backbone.tokenizer, robots))
@@ -248,5 +296,5 @@ def first_policy(name: str, robot: Embodiment, width: int = 128, layers: int = 4
     folder = local(name)
     if "action_head_cfg" not in read_config(folder, "backbone_cfg"): return build_policy(Backbone.from_pretrained(folder), robot, width, layers, seed)
     policy = GrootPolicy.from_pretrained(folder)
-    policy.processor.embodiments = {robot.tag: robot, "dreams": replace(robot, tag="dreams")}
+    policy.processor.embodiments = {robot.tag: robot, "dreams": dreaming(robot)}
     return policy

@@ -8,8 +8,9 @@ from hypothesis import given, settings, strategies as st
 from torch import nn
 
 from groot_cookbook import core
-from groot_cookbook.benchmark import (DEVICES, FORM, STEPS, Device, Latency, Op, Row, Tally, Work, chunk_ms, drive, fit_reading, floor_ms,
-                                      ingest, measure, predict_ms, published, results, times_ms, workload)
+from groot_cookbook.benchmark import (DEVICES, FORM, STEPS, Device, Latency, Op, Row, Tally, Work, ages, both_plans, chunk_ms, drive, fit_reading, floor_ms,
+                                      ingest, measure, nudge, predict_ms, published, results, row_ms, times_ms, workload)
+from groot_cookbook.workspace import sample_scene, seeds
 
 
 @given(st.lists(st.floats(0, 1e4), min_size=1, max_size=200), st.floats(0, 100))
@@ -53,6 +54,36 @@ def test_one_hiccup_misses_as_many_ticks_as_it_is_too_long():
 def test_impossible_loops():
     for replan in (0, 17):
         with pytest.raises(core.CookbookError, match="replanning every"): drive([1.0], replan=replan)
+
+
+@given(st.integers(1, 700), st.integers(1, 16))
+@settings(max_examples=100, deadline=None)
+def test_a_picture_is_never_younger_than_the_thought_it_took(ms, replan):
+    age, plans = ages([ms], replan=replan, ticks=200)
+    ahead = math.ceil(ms * 30 / 1e3 - 1e-9)
+    assert age.min() == ahead and age[0] == ahead and age.max() <= ahead + max(replan, ahead) and (np.diff(age) <= 1).all() and plans >= 1
+
+
+@pytest.fixture(scope="module")
+def moved():
+    scene = sample_scene(seeds("evaluation", 1, 70_000)[0])
+    return scene, both_plans(scene)
+
+
+@pytest.mark.parametrize("warning, age, placed", [(12, 0, True), (12, 4, True), (5, 12, False), (30, 12, True)])
+def test_what_moves_after_the_last_picture_is_grasped_where_it_was(moved, warning, age, placed):
+    "`warning` ticks before the gripper closes the block slides 5 cm; pictures are `age` ticks old."
+    scene, plans = moved
+    closes = int(np.argmax(plans[1][0, :, 6] > 0))
+    assert nudge(scene, plans, closes - warning, np.full(plans[1].shape[1], age)) is placed
+
+
+def test_the_expert_at_thirty_hertz_is_the_expert(moved):
+    "Every third command is the demonstrations' own, and two plans differ in the arm alone, once the block lies elsewhere."
+    from groot_cookbook.workspace import expert
+    scene, (by, plans) = moved
+    assert plans.shape == (2, 168, 7) and np.allclose(plans[0, 2::3], expert(scene)) and abs(by) == .05
+    assert np.allclose(plans[0, :, 6], plans[1, :, 6]) and np.abs(plans[0, 60, :6] - plans[1, 60, :6]).max() > .05
 
 
 # --- roofline ----------------------------------------------------------------------------------------------------
@@ -121,9 +152,16 @@ def test_prediction_holds_on_the_board_it_was_not_fitted_on(n15):
     for r in rows: assert floor_ms(n15[r.part], DEVICES[r.device], r.precision) < r.ms, r
 
 
+def test_a_head_is_its_parts(monkeypatch):
+    monkeypatch.setitem(DEVICES, "box", BOX)
+    work = {p: Work(p, 0, 50, 0) for p in ("adapter", *STEPS)}
+    row = lambda part: Row("m", "box", "e", "bf16", part, 1.0, None, "s")
+    assert row_ms(row("adapter"), work, floor_ms) == pytest.approx(1) and row_ms(row("head"), work, floor_ms) == pytest.approx(1 + 4 * len(STEPS))
+
+
 def test_published_rows_are_whole():
     rows = published()
-    assert len(rows) > 150 and all(r.ms > 0 and r.source and r.device for r in rows)
+    assert len(rows) == 171 and len(set(rows)) == 171 and all(r.ms > 0 and r.source and r.device for r in rows)
     assert [r.ms for r in rows if (r.model, r.device, r.mode, r.part) == ("N1.6", "Thor", "TensorRT", "end_to_end")] == [92]
 
 

@@ -1,5 +1,6 @@
 "A tiny policy at random weights through every graph, and the bundle's own scripts as far as they run here."
 import importlib.util, json, os, subprocess, sys
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -10,8 +11,9 @@ from groot_cookbook import core
 from groot_cookbook.backbone import Backbone, BackboneConfig, tiny_tokenizer
 from groot_cookbook.benchmark import ingest
 from groot_cookbook.episodes import Episode, Dataset, write_dataset
-from groot_cookbook.export import Parity, answers, export_policy, observations, parity, settled, trace, write_bundle
-from groot_cookbook.graphs import calibrate, emulated, lower, quantise
+from groot_cookbook import graphs as files
+from groot_cookbook.export import Parity, answers, borders, drawn, export_policy, observations, parity, settled, trace, write_bundle
+from groot_cookbook.graphs import calibrate, check, emulated, lower, quantise, save_graph
 from groot_cookbook.policy import Embodiment, GrootPolicy, build_policy
 
 THOR = core.data_dir() / "thor"
@@ -44,7 +46,7 @@ def made(tmp_path_factory):
 
 @pytest.mark.parametrize("part", ["backbone", "action_head", "policy"])
 def test_graph_says_what_torch_says(made, part):
-    onnx.checker.check_model(made["graphs"][part], full_check=True)
+    check(made["graphs"][part])
     parity(made["graphs"][part], part, "fp32", made["inputs"], made["expected"]).check(0.999999, 1e-4)
 
 
@@ -98,7 +100,10 @@ def bundle(made):
     graphs = made["graphs"]
     about = dict(model="N1.5, tiny", checkpoint="0" * 64, slot=made["robot"].slot, embodiment=made["robot"].tag)
     both = {"fp32": graphs, "bf16": {k: lower(g) for k, g in graphs.items()}}
-    return write_bundle(made["folder"] / "bundle", both, made["inputs"], made["expected"], about)
+    return write_bundle(made["folder"] / "bundle", both, made["inputs"], made["expected"], about, seen(made))
+
+
+def seen(made): return borders(made["policy"], made["robot"].tag, drawn(made["dataset"], 1)[0])
 
 
 def bench(bundle, *args):
@@ -111,6 +116,46 @@ def test_bench_writes_what_chapter_09_reads(bundle, tmp_path):
     assert done.returncode == 0, done.stderr
     rows = ingest(tmp_path / "b.json")
     assert {r.part for r in rows} == {"backbone", "action_head", "policy"} and all(r.ms > 0 for r in rows)
+    scopes = {(r.part, r.mode) for r in rows}
+    assert scopes == {(p, "onnxruntime (engine)") for p in ("backbone", "action_head", "policy")} | {("policy", "onnxruntime (pipeline)")}
+    hardware = json.loads((tmp_path / "b.json").read_text())["hardware"]
+    assert "power_mode" in hardware and hardware["cores"]
+
+
+def test_the_bundles_pipeline_is_the_policys(script, bundle, made):
+    "A picture and a state through bench.py, which knows nothing of the library, and through `predict`: the same joints in the robot's units."
+    reference, border = (dict(np.load(bundle / f"{name}.npz")) for name in ("reference_policy", "pipeline"))
+    backend = script.OnnxRuntime(bundle / "graphs" / "policy.fp32.onnx", 1)
+    said = script.pipeline(backend, reference, border, border["image"], None)
+    x = made["inputs"][0]
+    assert np.abs(script.look(border["image"], border, "cpu").numpy() - x["pixel_values"]).max() < 1e-6
+    assert np.allclose(said, made["policy"].processor.actions(torch.from_numpy(made["expected"][0]["actions"]), made["robot"].tag), atol=1e-4)
+    other = script.pipeline(backend, reference, border | {"state": border["state"] + 1}, border["image"], None)
+    assert np.abs(other - said).max() > 1e-4
+
+
+def test_a_camera_that_is_not_there_says_so(bundle):
+    done = bench(bundle, "--part", "policy", "--camera", "99")
+    assert done.returncode == 1 and ("OpenCV" in done.stderr or "no camera 99" in done.stderr)
+
+
+def test_weights_beside_the_graph_where_one_file_cannot_hold_them(made, tmp_path, monkeypatch):
+    "The limit forced down: graph and weights apart, in every precision, say what they said; the checker and the bundle's script read them too."
+    whole = made["graphs"]["policy"]
+    one = save_graph(whole, tmp_path / "one.onnx")
+    monkeypatch.setattr(files, "LIMIT", 1000)
+    graph, weights = save_graph(whole, tmp_path / "policy.fp32.onnx")
+    assert len(one) == 1 and graph.stat().st_size < one[0].stat().st_size / 3 and weights.stat().st_size > files.weight_bytes(whole) * .9
+    check(whole)
+    onnx.checker.check_model(str(graph), full_check=True)
+    for precision, g, cosine in (("fp32", whole, 0.999999), ("bf16", emulated(lower(whole)), .999), ("fp8", quantise(whole, calibrate(whole, made["inputs"])), .99)):
+        parity(g, "policy", precision, made["inputs"], made["expected"]).check(cosine)
+    about = dict(model="N1.5, tiny", checkpoint="0" * 64, slot=made["robot"].slot, embodiment=made["robot"].tag)
+    folder = write_bundle(tmp_path / "bundle", {"fp32": made["graphs"]}, made["inputs"], made["expected"], about, seen(made))
+    assert {p.name for p in (folder / "graphs").iterdir()} == {f"{part}.fp32.onnx{end}" for part in made["graphs"] for end in ("", ".data")}
+    assert bench(folder, "--out", str(tmp_path / "b.json")).returncode == 0 and ingest(tmp_path / "b.json")
+    weights.unlink()
+    with pytest.raises(Exception, match="data"): files.open_session(graph)
 
 
 def test_bench_fails_where_the_answer_is_wrong(bundle, tmp_path):
@@ -154,6 +199,16 @@ def layer(name, formats, tactic=""):
 def test_a_silent_fallback_is_seen(script, precision, layers, fell): assert script.fallback({"Layers": layers}, precision)["fallback"] is fell
 
 
+REPORTS = Path(__file__).parent / "fixtures"
+
+
+@pytest.mark.parametrize("name,precision,products,fell", [
+    ("trtexec_layers_fp8.json", "fp8", {"FP8": 3}, False), ("trtexec_layers_fp8.json", "bf16", {"FP8": 3}, True), ("trtexec_layers_silent_fp32.json", "fp8", {"FP32": 3}, True)])
+def test_a_whole_layer_report(script, name, precision, products, fell):
+    "Written by hand in the form of trtexec's --exportLayerInfo: the same three products built as asked, and built in FP32 without a word."
+    assert script.fallback(json.loads((REPORTS / name).read_text()), precision) == {"products": products, "fallback": fell}
+
+
 def test_layer_names_alone_are_refused(script):
     with pytest.raises(SystemExit, match="detailed"): script.fallback({"Layers": ["gemm_1", "gemm_2"]}, "fp8")
 
@@ -195,7 +250,7 @@ def test_build_script_says_what_to_do(bundle, tmp_path, args, trtexec, code, say
 
 def test_bundle_without_its_scripts(made, tmp_path, monkeypatch):
     monkeypatch.setenv("GROOT_COOKBOOK_DATA", str(tmp_path))
-    with pytest.raises(core.CookbookError, match="missing"): write_bundle(tmp_path / "b", {"fp32": {}}, made["inputs"], made["expected"], {})
+    with pytest.raises(core.CookbookError, match="missing"): write_bundle(tmp_path / "b", {"fp32": {}}, made["inputs"], made["expected"], {}, seen(made))
 
 
 def test_bundle_json_describes_the_graphs(bundle, made):

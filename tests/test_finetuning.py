@@ -30,8 +30,8 @@ def policy():
 def fake_cache(policy, n=24, slot=31, seed=0) -> Cache:
     g = torch.Generator().manual_seed(seed)
     known = (torch.arange(32) < WIDTH).float().expand(n, 16, 32)
-    return Cache(torch.randn(n, 68, 128, generator=g).half(), torch.ones(n, 68, dtype=torch.bool), torch.rand(n, 64, generator=g), torch.rand(n, 16, 32, generator=g) * known,
-                 known, torch.full((n,), slot), (torch.arange(n) + 8).clamp(max=n - 1), 64)
+    return Cache(torch.randn(n, 68, 128, generator=g).half(), torch.ones(n, 68, dtype=torch.bool), (torch.arange(68) < 64).expand(n, 68), torch.rand(n, 64, generator=g),
+                 torch.rand(n, 16, 32, generator=g) * known, known, torch.full((n,), slot), (torch.arange(n) + 8).clamp(max=n - 1), 64)
 
 
 @pytest.fixture(scope="module")

@@ -7,10 +7,10 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from groot_cookbook.action_head import ActionHead, ActionHeadConfig, CategoryLinear, flow_time
-from groot_cookbook.backbone import BackboneConfig, pixels, tiny_backbone, tiny_tokenizer
+from groot_cookbook.backbone import BackboneConfig, tiny_backbone, tiny_tokenizer
 from groot_cookbook.core import CookbookError
-from groot_cookbook.episodes import Dataset, Normalizer
-from groot_cookbook.policy import Embodiment, GrootPolicy, PolicyConfig, Processor, build_policy, first_policy
+from groot_cookbook.episodes import Dataset, Episode, Normalizer, write_dataset
+from groot_cookbook.policy import Embodiment, GrootPolicy, PolicyConfig, Processor, build_policy, dreaming, first_policy
 
 WORDS = "pick up the red block and place it in the left bin"
 
@@ -108,13 +108,6 @@ def test_image_token_in_an_instruction(policy, pictures):
     assert (x["input_ids"] == policy.config.backbone.image_token_index).sum() == 64
 
 
-@pytest.mark.parametrize("size", [(64, 64), (48, 96), (256, 256)])
-def test_pixels(size):
-    x = pixels(torch.full((2, 1, *size, 3), 255, dtype=torch.uint8), 64)
-    assert x.shape == (2, 3, 64, 64) and torch.allclose(x, torch.ones(()))
-    with pytest.raises(CookbookError, match="uint8"): pixels(torch.zeros(1, 1, *size, 3), 64)
-
-
 def test_two_views(policy, pictures):
     x = policy.processor(pictures[None, :2], [WORDS], np.zeros((1, 7)), "new_embodiment")
     with torch.no_grad(): features = policy.encode(x["pixel_values"], x["input_ids"], x["attention_mask"])
@@ -208,6 +201,105 @@ def test_actions_round_trip(rows, seed):
     assert target.shape == (rows, 16, 32) and known.sum() == rows * 16 * 7 and not target[..., 7:].any()
     back = processor.actions(target, "new_embodiment")
     assert np.allclose(back, raw[..., [6, 0, 1, 2, 3, 4, 5]], atol=1e-5)
+
+
+# --- actions told from the state, as N1.6 does ---------------------------------------------------------------------
+
+@pytest.fixture(scope="module")
+def moving(tmp_path_factory) -> Dataset:
+    "Two short episodes and one too short for a chunk; the arm's commands run ahead of its state."
+    rng, path = np.random.default_rng(0), tmp_path_factory.mktemp("relative") / "data"
+    def one(length):
+        state = np.cumsum(rng.normal(size=(length, 7)), 0).astype(np.float32)
+        return Episode(np.zeros((length, 16, 16, 3), np.uint8), state, state + rng.normal(size=(length, 7)).astype(np.float32), "go", 10.0)
+    return Dataset(write_dataset([one(20), one(30), one(9)], path, modality=arm_and_gripper()))
+
+
+def arm_and_gripper():
+    from groot_cookbook.episodes import Modality
+    parts = {"arm": slice(0, 6), "gripper": slice(6, 7)}
+    return Modality(state=parts, action=parts)
+
+
+def test_statistics_of_relative_chunks(moving):
+    "Of shape (horizon, D), over whole chunks only, each step's own; an absolute part has its own range in every step."
+    body = Embodiment.of(moving, relative=["arm"], horizon=16)
+    told = [np.concatenate([moving.rows(i)[1][t: t + 16, :6] - moving.rows(i)[0][t, :6], moving.rows(i)[1][t: t + 16, 6:]], 1)
+            for i, length in ((0, 20), (1, 30)) for t in range(length - 15)]
+    assert np.allclose(body.relative_range.low, np.min(told, 0), atol=1e-5) and np.allclose(body.relative_range.high, np.max(told, 0), atol=1e-5)
+    assert body.relative_range.low.shape == (16, 7) and body.action_range.low.shape == (7,)
+    with pytest.raises(CookbookError, match="no episode is 40 steps long"): Embodiment.of(moving, relative=["arm"], horizon=40)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 4), st.integers(0, 10_000), st.sampled_from([(), ("arm",), ("gripper",), ("arm", "gripper")]))
+def test_told_from_here_and_back(rows, seed, relative):
+    "Whatever is relative, what comes out is what went in; what the model sees is the difference where it is relative and nothing else."
+    rng, body = np.random.default_rng(seed), robot()
+    if relative: body = Embodiment(body.tag, body.state, body.action, body.state_range, body.action_range, relative=relative,
+                                   relative_range=Normalizer("min_max", -np.ones((16, 7)) * 3, np.arange(1, 17)[:, None] * np.ones(7)))
+    processor, raw, state = Processor(BackboneConfig(), None, {body.tag: body}), rng.normal(size=(rows, 16, 7)), rng.normal(size=(rows, 7))
+    target, known = processor.target(raw, body.tag, state)
+    assert np.allclose(processor.actions(target, body.tag, state), raw[..., [6, 0, 1, 2, 3, 4, 5]], atol=1e-4) and known.sum() == rows * 16 * 7
+    moved, _ = processor.target(raw + 1, body.tag, state + 1)                   # the whole robot elsewhere
+    same = [column for column, part in zip(range(7), ["gripper"] + ["arm"] * 6) if part in relative]
+    assert torch.allclose(moved[..., same], target[..., same], atol=1e-4)
+    assert not (set(range(7)) - set(same)) or (moved - target)[..., sorted(set(range(7)) - set(same))].abs().min() > 1e-3
+
+
+def test_relative_needs_a_state_and_the_right_horizon(moving):
+    body = Embodiment.of(moving, relative=["arm"])
+    processor = Processor(BackboneConfig(), None, {body.tag: body, "dreams": dreaming(body)})
+    with pytest.raises(CookbookError, match="none was given"): processor.actions(torch.zeros(1, 16, 32), body.tag)
+    with pytest.raises(CookbookError, match="a chunk of 8 steps, but ranges of 16"): processor.target(np.zeros((1, 8, 7)), body.tag, np.zeros((1, 7)))
+    assert processor.actions(torch.zeros(1, 16, 32), "dreams").shape == (1, 16, 7)                  # a dream has no state: its slot stays absolute
+    with pytest.raises(CookbookError, match="cannot be told from a state"): Embodiment.of(moving, relative=["leg"])
+    with pytest.raises(CookbookError, match="go together"): Embodiment(body.tag, body.state, body.action, body.state_range, body.action_range, relative=("arm",))
+
+
+BLOCKS = dict(num_layers=4, num_attention_heads=2, attention_head_dim=16, output_dim=32, dropout=0.2, final_dropout=True, interleave_self_attention=True,
+              norm_type="ada_norm", positional_embeddings=None)
+COMMON = dict(hidden_size=32, input_embedding_dim=32, backbone_embedding_dim=128, max_num_embodiments=32, max_seq_len=64)
+SHAPES = {"N1": COMMON | dict(num_target_vision_tokens=0, use_vlln=False, diffusion_model_cfg=BLOCKS),
+          "N1.5": COMMON | dict(diffusion_model_cfg=BLOCKS, vl_self_attention_cfg=dict(num_layers=1, num_attention_heads=4, attention_head_dim=32, dropout=0.2)),
+          "N1.6": COMMON | dict(max_action_dim=29, max_state_dim=29, use_alternate_vl_dit=True, attend_text_every_n_blocks=2, diffusion_model_cfg=BLOCKS | {"num_layers": 8})}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_shape_is_a_policy(shape, moving, pictures, tmp_path):
+    "Built from upstream's words for its head, saved, loaded strictly, and driven from pictures to absolute joints."
+    torch.manual_seed(0)
+    eyes = tiny_backbone(0)
+    body = Embodiment.of(moving, relative=["arm"] if shape == "N1.6" else [])
+    config = PolicyConfig(eyes.config, ActionHeadConfig.from_upstream(SHAPES[shape]))
+    processor = Processor(eyes.config, eyes.tokenizer, {body.tag: body}, config.action_head.max_state_dim, config.action_head.action_dim)
+    policy = GrootPolicy(config, processor).eval()
+    policy.save_pretrained(tmp_path)
+    again, state = GrootPolicy.from_pretrained(tmp_path), np.arange(21.).reshape(3, 7)
+    assert again.config == config and again.processor.embodiments[body.tag].relative == body.relative
+    assert (again.action_head.future_tokens is None) == (shape != "N1.5") and (again.action_head.vl_self_attention is None) == (shape != "N1.5")
+    act = lambda p, s=state: p.predict(pictures, [WORDS, "wave", WORDS], s, body.tag, seeded())
+    assert act(policy).shape == (3, 16, 7) and np.isfinite(act(policy)).all() and np.array_equal(act(policy), act(again))
+    keys = dict(policy.state_dict())
+    from safetensors.torch import save_file
+    for f in tmp_path.glob("model*"): f.unlink()
+    save_file({k: v.clone() for k, v in keys.items() if "lm_head" not in k and k != "action_head.model.proj_out_2.bias"}, tmp_path / "model.safetensors")
+    with pytest.raises(CookbookError, match="1 missing"): GrootPolicy.from_pretrained(tmp_path)
+
+
+def test_n16_sees_pictures_and_words_as_a_policy(moving, pictures):
+    "Not as a head only: the policy itself tells patches from words, also in training."
+    torch.manual_seed(0)
+    eyes, body = tiny_backbone(0), Embodiment.of(moving, relative=["arm"])
+    policy = GrootPolicy(PolicyConfig(eyes.config, ActionHeadConfig.from_upstream(SHAPES["N1.6"])), Processor(eyes.config, eyes.tokenizer, {body.tag: body}, 29, 29)).eval()
+    x = policy.processor(pictures, [WORDS, "wave", WORDS], np.zeros((3, 7)), body.tag)
+    images = policy.patches(x["input_ids"])
+    assert images.sum(1).tolist() == [64] * 3 and not (images & (x["attention_mask"] == 0)).any()
+    from groot_cookbook.finetuning import Recipe, cache_features, finetune
+    cache = cache_features(policy, moving, body.tag, stride=4)
+    assert torch.equal(cache.images.sum(1), torch.full((len(cache),), 64)) and cache.rows([0, 1])["seen"].shape == (2, 64, 128)
+    trained = finetune(policy, cache, recipe=Recipe(steps=3, batch=4, flare=0.0)).policy
+    assert not torch.equal(trained.action_head.model.proj_out_2.weight, policy.action_head.model.proj_out_2.weight)
 
 
 def test_dreams_never_show_their_state():

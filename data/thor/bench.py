@@ -3,10 +3,15 @@
 
     python3 bench.py --backend tensorrt                    # on the board, after ./build.sh
     python3 bench.py --backend onnxruntime                 # anywhere; float32 graphs
+    python3 bench.py --camera 0                            # end to end too: from a V4L2 camera, by OpenCV
 
-Needs numpy and the backend (tensorrt and torch with CUDA, or onnxruntime); nothing of groot_cookbook. Writes JSON that chapter 09 reads.
+Needs numpy and the backend (tensorrt and torch with CUDA, or onnxruntime; torch for the pipeline); nothing of groot_cookbook. Writes JSON that chapter 09 reads.
+
+Scopes, each synchronised: "engine" alone; "engine and copies" between host and device; "pipeline" from a picture and a state in memory to joints in the robot's
+units; "end to end" the same from a camera's next frame, waiting for it included.
 """
 import argparse, datetime, json, os, platform, re, subprocess, sys, time
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +54,8 @@ def fallback(report, precision):
 # --- the two backends: each gives name -> call() in ms, copies included or not, and outputs ----------------------
 
 class OnnxRuntime:
+    where = "cpu"
+
     def __init__(self, path, threads):
         import onnxruntime as ort
         options = ort.SessionOptions()
@@ -58,12 +65,14 @@ class OnnxRuntime:
 
     def run(self, inputs):
         started = time.perf_counter()
-        outputs = self.session.run(None, inputs)
+        outputs = self.session.run(None, {k: v if isinstance(v, np.ndarray) else v.numpy() for k, v in inputs.items()})
         return outputs[0], (time.perf_counter() - started) * 1e3, None
 
 
 class TensorRT:
     "Synchronised twice over: CUDA events around the engine alone, the host clock around copies and engine."
+    where = "cuda"
+
     def __init__(self, path, threads):
         import tensorrt as trt, torch
         self.torch, self.stream = torch, torch.cuda.Stream()
@@ -87,7 +96,7 @@ class TensorRT:
         started = time.perf_counter()
         with torch.cuda.stream(self.stream):
             for n, v in inputs.items():
-                if n in self.buffers: self.buffers[n].copy_(torch.from_numpy(v), non_blocking=True)
+                if n in self.buffers: self.buffers[n].copy_(torch.as_tensor(v), non_blocking=True)
             begin.record(self.stream)
             if not self.context.execute_async_v3(self.stream.cuda_stream): raise SystemExit("TensorRT refused to run the engine")
             end.record(self.stream)
@@ -123,6 +132,56 @@ def measure(backend, part, precision, reference, n, warmup):
     return rows + ([{**row, "scope": "engine and copies", **spread(with_copies)}] if alone else [])
 
 
+# --- from a picture to joints ------------------------------------------------------------------------------------
+
+def look(image, border, device):
+    "(1, H, W, 3) uint8 to (1, 3, S, S) in [-1, 1] on the device: the middle of the picture, resized there."
+    import torch
+    flat, size = torch.as_tensor(image).to(device).permute(0, 3, 1, 2).float(), int(border["size"])
+    high, wide = (int(side * float(border["crop"])) for side in flat.shape[-2:])
+    top, left = (round((side - kept) / 2) for side, kept in zip(flat.shape[-2:], (high, wide)))
+    flat = flat[..., top: top + high, left: left + wide]
+    if flat.shape[-2:] != (size, size): flat = torch.nn.functional.interpolate(flat, (size, size), mode="bilinear", antialias=True, align_corners=False)
+    return flat / 127.5 - 1
+
+
+def scaled(x, low, high): return np.where(high > low, 2 * (x - low) / np.where(high > low, high - low, 1) - 1, 0)
+
+
+def pipeline(backend, reference, border, frame, rng):
+    "One chunk of joint targets, from what the robot sees and where it stands; the instruction was read when the task began."
+    state = np.zeros_like(reference["state"])
+    state[:, : len(border["columns"])] = scaled(border["state"][:, border["columns"]], border["state_low"], border["state_high"])
+    inputs = {k: v for k, v in reference.items() if k != "expected"} | {"pixel_values": look(frame, border, backend.where), "state": state}
+    if rng is not None: inputs["noise"] = rng.standard_normal(reference["noise"].shape, np.float32)
+    said, low, high = backend.run(inputs)[0], border["action_low"], border["action_high"]
+    return (said[..., : len(low)] + 1) / 2 * (high - low) + low
+
+
+def camera(index):
+    "() -> the camera's next frame, (1, H, W, 3) uint8 RGB."
+    try: import cv2
+    except ImportError: sys.exit("--camera needs OpenCV: pip install opencv-python-headless")
+    source = cv2.VideoCapture(index)
+    if not source.isOpened(): sys.exit(f"no camera {index}: look at v4l2-ctl --list-devices")
+    source.set(cv2.CAP_PROP_BUFFERSIZE, 1)                   # the newest frame, not the oldest
+    return lambda: source.read()[1][None, ..., ::-1].copy()
+
+
+def measure_pipeline(backend, precision, reference, border, n, warmup, frame_of, scope):
+    "Timed on the host's clock, with noise of its own each time; checked once with the reference's noise."
+    expected = (reference["expected"][..., : len(border["action_low"])] + 1) / 2 * (border["action_high"] - border["action_low"]) + border["action_low"]
+    row, rng = {"part": "policy", "precision": precision, **agreement(pipeline(backend, reference, border, border["image"], None), expected)}, np.random.default_rng(0)
+    row["passed"] = bool(np.isfinite(row["max_abs_error"]) and row["cosine"] >= COSINE[precision])
+    if backend.report is not None: row |= fallback(backend.report, precision)
+    samples = []
+    for i in range(warmup + n):
+        started = time.perf_counter()
+        pipeline(backend, reference, border, frame_of(), rng)
+        if i >= warmup: samples.append((time.perf_counter() - started) * 1e3)
+    return {**row, "scope": scope, **spread(samples)}
+
+
 def ask(*command):
     "What a tool of the board answers, or None where there is no such tool."
     try: return subprocess.run(command, capture_output=True, text=True, timeout=20).stdout.strip() or None
@@ -142,6 +201,7 @@ def main(argv=None):
     parser.add_argument("--part", nargs="+", help="default: all")
     parser.add_argument("--n", type=int, default=200)
     parser.add_argument("--warmup", type=int, default=20)
+    parser.add_argument("--camera", type=int, help="number of a V4L2 camera; without it nothing is timed end to end")
     parser.add_argument("--threads", type=int, default=0, help="onnxruntime only; 0 = all cores")
     parser.add_argument("--out", type=Path, default=None, help="default: bench_BACKEND.json beside this script")
     args = parser.parse_args(argv)
@@ -155,10 +215,14 @@ def main(argv=None):
         backend = (OnnxRuntime if args.backend == "onnxruntime" else TensorRT)(path, args.threads)
         reference = dict(np.load(here / f"reference_{part}.npz", allow_pickle=False))
         rows += measure(backend, part, precision, reference, args.n, args.warmup)
+        if part == "policy" and find_spec("torch"):
+            border, takes = dict(np.load(here / "pipeline.npz", allow_pickle=False)), {"pipeline": lambda: border["image"]}
+            if args.camera is not None: takes["end to end"] = camera(args.camera)
+            rows += [measure_pipeline(backend, precision, reference, border, args.n, args.warmup, take, scope) for scope, take in takes.items()]
         versions |= backend.versions; device = backend.device
-        last = rows[-1]
-        warning = "  NOT what was asked for: see 'products'" if last.get("fallback") else ""
-        print(f"{part:12} {precision:6} {last['p50']:9.3f} ms  cosine {last['cosine']:.6f}{warning}")
+        for row in (r for r in rows if (r["part"], r["precision"]) == (part, precision)):
+            warning = "  NOT what was asked for: see 'products'" if row.get("fallback") else ""
+            print(f"{part:12} {precision:6} {row['scope']:18}{row['p50']:9.3f} ms  cosine {row['cosine']:.6f}{warning}")
     if not rows: sys.exit(f"nothing to time under {here}: run ./build.sh first, or give --backend onnxruntime")
     about = json.loads((here / "bundle.json").read_text())
     out = args.out or here / f"bench_{args.backend}.json"
