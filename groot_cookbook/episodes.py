@@ -323,7 +323,7 @@ class Part(Sequence):
     def __init__(self, dataset: Dataset, numbers: Sequence[int]): self.dataset, self.numbers = dataset, numbers
     def __len__(self) -> int: return len(self.numbers)
     @property
-    def modality(self) -> Modality: return self.dataset.modality
+    def modality(self) -> Modality: return self.dataset.modality  # that of the whole
     def __getitem__(self, i: int) -> Episode: return self.dataset[self.numbers[i]]          # type: ignore[override]
 
 

@@ -66,8 +66,8 @@ def joined(caches: list[Cache]) -> Cache:
     length, start = max(c.features.shape[1] for c in caches), np.cumsum([0] + [len(c) for c in caches])
     widen = lambda x: F.pad(x, (0, 0) * (x.ndim - 2) + (0, length - x.shape[1]))
     parts = {k: torch.cat([getattr(c, k) for c in caches]) for k in ("state", "actions", "action_mask", "robot")}
-    return Cache(torch.cat([widen(c.features) for c in caches]), *(torch.cat([widen(getattr(c, k)) for c in caches]) for k in ("mask", "images")), **parts,
-                 future=torch.cat([c.future + int(s) for c, s in zip(caches, start)]), n_image_tokens=caches[0].n_image_tokens)
+    long = {k: torch.cat([widen(getattr(c, k)) for c in caches]) for k in ("features", "mask", "images")}
+    return Cache(**long, **parts, future=torch.cat([c.future + int(s) for c, s in zip(caches, start)]), n_image_tokens=caches[0].n_image_tokens)
 
 # %% ../nbs/06_flare_finetune.ipynb #c009
 def chunks(actions: np.ndarray, at: list[int], horizon: int) -> np.ndarray: # (T, A) -> (len(at), H, A)

@@ -26,7 +26,7 @@ __all__ = ['LIMIT', 'E4M3_MAX', 'KEEP', 'weight_bytes', 'stripped', 'save_graph'
 LIMIT = 2_000_000_000                     # bytes of weights that go into one file
 
 
-def weight_bytes(model: ModelProto) -> int: return sum(len(w.raw_data) for w in model.graph.initializer)
+def weight_bytes(model: ModelProto) -> int: return sum(len(w.raw_data) for w in model.graph.initializer)  # of all weights inside the graph
 
 
 def stripped(model: ModelProto, data: str = "weights") -> ModelProto: # name of the file that is to hold them

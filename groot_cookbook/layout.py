@@ -124,10 +124,10 @@ class Layout:
         return int(shape[0])
 
     @property
-    def episode_table(self) -> str: return "meta/episodes/chunk-000/file-000.parquet" if self.version == "v3.0" else "meta/episodes.jsonl"
+    def episode_table(self) -> str: return "meta/episodes/chunk-000/file-000.parquet" if self.version == "v3.0" else "meta/episodes.jsonl"  # in the folder
 
     @property
-    def task_table(self) -> str: return "meta/tasks.parquet" if self.version == "v3.0" else "meta/tasks.jsonl"
+    def task_table(self) -> str: return "meta/tasks.parquet" if self.version == "v3.0" else "meta/tasks.jsonl"  # in the folder
 
     def names(self, column: str) -> list[str]:
         "A name for each number of a vector column, however they are nested (lists, axes, name -> place); empty where they do not tell."

@@ -57,13 +57,13 @@ class Embodiment:
         if self.relative or self.relative_range: check_relative(self)
 
     @property
-    def slot(self) -> int: return SLOTS[self.tag]
+    def slot(self) -> int: return SLOTS[self.tag]  # of the action head
     @property
-    def state_columns(self) -> list[int]: return sum(self.state.values(), [])
+    def state_columns(self) -> list[int]: return sum(self.state.values(), [])  # all parts, in their order
     @property
-    def action_columns(self) -> list[int]: return sum(self.action.values(), [])
+    def action_columns(self) -> list[int]: return sum(self.action.values(), [])  # all parts, in their order
     @property
-    def chunk_range(self) -> Normalizer: return self.action_range if self.relative_range is None else self.relative_range
+    def chunk_range(self) -> Normalizer: return self.action_range if self.relative_range is None else self.relative_range  # (D,) or (H, D): of what the model says
 
     @classmethod
     def of(cls, dataset: Dataset, parts: Sequence[str] = (), tag: str = "", relative: Sequence[str] = (), horizon: int = 16) -> "Embodiment":
@@ -72,19 +72,20 @@ class Embodiment:
         wanted, stats = parts or PARTS.get(tag, ()), dataset.stats
         columns = {k: joined(getattr(dataset.modality, k), wanted) for k in ("state", "action")}
         chosen = {k: {m: np.asarray(v)[sum(columns[k].values(), [])] for m, v in stats[k].items() if np.ndim(v)} for k in columns}
-        ranges = [Normalizer.from_stats(chosen[k]) for k in ("state", "action")]
-        robot = cls(tag, columns["state"], columns["action"], *ranges, dataset.fps)
+        robot = cls(tag, columns["state"], columns["action"], Normalizer.from_stats(chosen["state"]), Normalizer.from_stats(chosen["action"]), dataset.fps)
         return told_from_state(robot, dataset, relative, horizon) if relative else robot
 
     def to_dict(self) -> dict:
+        "As JSON."
         ordered = {k: [[*part] for part in getattr(self, k).items()] for k in ("state", "action")}    # a JSON object would lose the order
         ranges = {k: r and r.to_dict() for k in ("state_range", "action_range", "relative_range") for r in [getattr(self, k)]}
         return dict(**ordered, **ranges, fps=self.fps, relative=list(self.relative))
 
     @classmethod
     def from_dict(cls, tag: str, d: dict) -> "Embodiment":
-        read = lambda k: Normalizer.from_dict(d[k]) if d.get(k) else None
-        return cls(tag, dict(d["state"]), dict(d["action"]), read("state_range"), read("action_range"), d["fps"], tuple(d.get("relative", ())), read("relative_range"))
+        "The way back from `to_dict`."
+        told = Normalizer.from_dict(d["relative_range"]) if d.get("relative_range") else None
+        return cls(tag, dict(d["state"]), dict(d["action"]), Normalizer.from_dict(d["state_range"]), Normalizer.from_dict(d["action_range"]), d["fps"], tuple(d.get("relative", ())), told)
 
 # %% ../nbs/05_policy.ipynb #c011
 @dataclass
@@ -175,6 +176,7 @@ def told_from_state(robot: Embodiment, dataset: Dataset, relative: Sequence[str]
 
 
 def check_relative(robot: Embodiment) -> None:
+    "Parts that are told from a state have one, and ranges to be told in."
     for part in robot.relative:
         if part not in robot.action or len(robot.state.get(part, ())) != len(robot.action[part]):
             raise CookbookError(f"actions of {part!r} cannot be told from a state", "Embodiment", "A relative part needs a part of state of the same name and size")

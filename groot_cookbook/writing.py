@@ -250,6 +250,7 @@ class WriterV30(Writer):
         return _file(f"videos/{key}/", self.film_at[key]) | {f"videos/{key}/from_timestamp": begin / fps, f"videos/{key}/to_timestamp": film.frames / fps}
 
     def give_up(self) -> None:
+        "Close the open files, as far as they can be."
         for file in filter(None, (self.data, *self.films.values())):
             with suppress(Exception): file.close()           # on a full disk it cannot even end
 
