@@ -329,7 +329,7 @@ def somebody_looks() -> bool:
     return "cellId" in request.get("metadata", {})
 
 
-def touch(draw: Callable, **dials) -> None:  # argument of `draw` -> (first, last), (first, last, step) or a list; its default is where the slider begins
+def touch(draw: Callable, **dials) -> None:  # argument of `draw` -> (first, last), (first, last, step) or a list; the slider begins at its default, which must be one of the steps
     """Sliders, and under them the figure that `draw` makes of their values; its docstring stands for the figure where that cannot be seen.
 
     Where nobody looks `draw` is called once and nothing is shown: a cell that has stopped working fails there too, and what is stored holds no widgets.
