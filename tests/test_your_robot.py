@@ -160,7 +160,7 @@ def check(out, source, robot, width, tag):
 
 @pytest.mark.slow
 def test_it_runs_alone_on_a_fresh_folder(tmp_path):
-    assert cli.main(["run", "--only", "20", "--out", str(tmp_path / "x"), "-p", "20.steps=20", "-p", "20.idm_steps=20", "-p", "20.dreams=1", *LONG]) == 0
+    assert cli.main(["run", "--only", "20", "--out", str(tmp_path / "x"), "-p", "20.idm_steps=20", "-p", "20.dreams=1", *LONG]) == 0
     groot, report = check(tmp_path / "x", None, "somebodys_arm", 7, "new_embodiment")
     assert list(groot.modality.cameras) == ["front", "side"] and groot.fps == 20 and groot.names["action"][0] == "shoulder_pan.pos"
     assert report["said_by"] == {"state": "names", "action": "names"} and report["idm"]["from"] == "tiny-idm"
