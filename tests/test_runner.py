@@ -75,7 +75,8 @@ def complete(once, tmp_path) -> Path: return shutil.copytree(once, tmp_path / "p
 
 def start(project: Path, *args) -> subprocess.Popen:
     heed = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)      # a shell's background job ignores Ctrl-C, and its children inherit that
-    return subprocess.Popen([sys.executable, "-m", "groot_cookbook.cli", "run", *args], cwd=project, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=heed)
+    own = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}  # the project's package, and no other
+    return subprocess.Popen([sys.executable, "-m", "groot_cookbook.cli", "run", *args], cwd=project, env=own, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=heed)
 
 
 def go(project: Path, *args) -> subprocess.CompletedProcess:
