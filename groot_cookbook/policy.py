@@ -78,8 +78,7 @@ class Embodiment:
     def to_dict(self) -> dict:
         "As JSON."
         ordered = {k: [[*part] for part in getattr(self, k).items()] for k in ("state", "action")}    # a JSON object would lose the order
-        ranges = {k: r and r.to_dict() for k in ("state_range", "action_range", "relative_range") for r in [getattr(self, k)]}
-        return dict(**ordered, **ranges, fps=self.fps, relative=list(self.relative))
+        return dict(**ordered, state_range=self.state_range.to_dict(), action_range=self.action_range.to_dict(), fps=self.fps, relative=list(self.relative), relative_range=self.relative_range and self.relative_range.to_dict())
 
     @classmethod
     def from_dict(cls, tag: str, d: dict) -> "Embodiment":
@@ -101,9 +100,8 @@ class Processor:
 
     def embodiment(self, tag: str) -> Embodiment:
         "A robot that this policy knows."
-        if tag not in self.embodiments:
-            raise CookbookError(f"this policy does not know the embodiment {tag!r}", "Processor", f"It knows {', '.join(self.embodiments) or 'none'}; fine-tune it on yours first")
-        return self.embodiments[tag]
+        if tag in self.embodiments: return self.embodiments[tag]
+        raise CookbookError(f"this policy does not know the embodiment {tag!r}", "Processor", f"It knows {', '.join(self.embodiments) or 'none'}; fine-tune it on yours first")
 
     def __call__(self, images, instructions: list[str], state, tag: str, device: torch.device | str = "cpu") -> dict[str, Tensor]:
         "What `encode` and `act` take, on `device`, from images (B, V, H, W, 3) or (B, H, W, 3) uint8 of any size, a sentence a row, raw state (B, S) or None, and the robot of all rows."

@@ -21,8 +21,8 @@ from .episodes import Episode
 
 # %% auto #0
 __all__ = ['COLOURS', 'SIDES', 'INSTRUCTION', 'HZ', 'FRAMES', 'SIZE', 'BLOCK', 'FINGER', 'BIN', 'HOME', 'PURPOSES', 'seeds',
-           'Scene', 'sample_scene', 'compiled', 'proprioception', 'block_slice', 'Tabletop', 'Workspace', 'path',
-           'Reach', 'expert', 'Trace', 'simulate', 'render', 'play', 'episode', 'demonstrate', 'demonstrations']
+           'Scene', 'sample_scene', 'compiled', 'proprioception', 'block_slice', 'travel', 'Tabletop', 'Workspace',
+           'path', 'Reach', 'expert', 'Trace', 'simulate', 'render', 'play', 'episode', 'demonstrate', 'demonstrations']
 
 # %% ../nbs/00_workspace.ipynb #c008
 COLOURS = {"red": (.85, .12, .10), "green": (.10, .62, .18), "blue": (.12, .25, .85), "yellow": (.95, .80, .10)}
@@ -140,6 +140,14 @@ def block_slice(colour: str) -> slice:
     start = 8 + 7 * list(COLOURS).index(colour)
     return slice(start, start + 7)
 
+
+def travel(model: mujoco.MjModel, data: mujoco.MjData, wanted: np.ndarray, steps: int) -> None:  # (8,) set points of the servos
+    "Physics; set points travel for the first half of it, for a hand whose set points jump throws what it lets go of."
+    for points in np.linspace(data.ctrl, wanted, steps // 2 + 1)[1:]:
+        data.ctrl[:] = points
+        mujoco.mj_step(model, data)
+    mujoco.mj_step(model, data, nstep=steps - steps // 2)
+
 # %% ../nbs/00_workspace.ipynb #c021
 class Tabletop:
     "The physics and the picture of one scene at a time."
@@ -164,13 +172,9 @@ class Tabletop:
         return self
 
     def obey(self, action: np.ndarray, seconds: float = 1 / HZ) -> None:  # (7,): joint targets in rad, gripper 0..1
-        "One tenth of a second of physics, or as many as told. Set points travel for half of it: a hand whose set points jump throws what it lets go of."
+        "One tenth of a second of physics, or as many as told."
         if action.shape != (7,) or not np.isfinite(action).all(): raise ValueError(f"an action is 7 finite numbers (6 rad, gripper 0..1), not {action}")
-        wanted, steps = np.r_[action[:6].clip(-np.pi, np.pi), 2 * [action[6].clip(0, 1) * FINGER]], round(seconds / self.model.opt.timestep)
-        for ctrl in np.linspace(self.data.ctrl, wanted, steps // 2 + 1)[1:]:
-            self.data.ctrl[:] = ctrl
-            mujoco.mj_step(self.model, self.data)
-        mujoco.mj_step(self.model, self.data, nstep=steps - steps // 2)
+        travel(self.model, self.data, np.r_[action[:6].clip(-np.pi, np.pi), 2 * [action[6].clip(0, 1) * FINGER]], round(seconds / self.model.opt.timestep))
         self.picked |= bool(self.position(self.scene.target)[2] > BLOCK + .04)
 
     def pose(self, qpos: np.ndarray) -> "Tabletop":         # (Q,) rad and m, in MuJoCo's order

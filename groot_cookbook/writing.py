@@ -23,8 +23,8 @@ if TYPE_CHECKING: from groot_cookbook.episodes import Episode
 
 # %% auto #0
 __all__ = ['MEASURES', 'TABLETOP', 'DATA_MB', 'VIDEO_MB', 'FILES_PER_CHUNK', 'PANDAS_INDEX', 'WRITERS', 'summarise', 'Tally',
-           'columns_of', 'to_table', 'films_of', 'features_of', 'Writer', 'write_lines', 'WriterV21', 'numbered',
-           'WriterV30']
+           'columns_of', 'to_table', 'films_of', 'features_of', 'modality_of', 'Writer', 'write_lines', 'WriterV21',
+           'numbered', 'write_tables', 'WriterV30']
 
 # %% ../nbs/01c_writing.ipynb #c008
 MEASURES = ("mean", "std", "min", "max", "q01", "q99")
@@ -107,6 +107,18 @@ def features_of(columns: dict[str, np.ndarray], films: dict[str, np.ndarray], mo
     table = {n: {"dtype": str(v.dtype), "shape": [v.shape[1]], "names": named(n, parts[n], v.shape[1]) if n in parts else None} for n, v in columns.items()}
     return table | {key: film(*frames.shape[1:3]) for key, frames in films.items()}
 
+
+def modality_of(e: Episode, told: Modality | None, robot_type: str, camera: str, where: str) -> Modality:
+    "The table of a dataset that begins with `e`: as told, else the workspace's own arm, else whole vectors; its camera first, and the others that the episode carries."
+    states, actions = e.state.shape[1], e.actions.shape[1]
+    fitting = TABLETOP if robot_type == "tabletop_arm" and (states, actions) == (7, 7) else None
+    known = told or fitting or Modality.whole(states, actions)
+    others = {name: known.cameras.get(name) or f"observation.images.{name}" for name in e.views}
+    found = Modality(known.state if states else {}, known.action if actions else {}, camera, known.cameras.get(camera, ""), others=others).check(states, actions)
+    for key in found.cameras.values():               # it becomes a folder, and may come from a stranger's table
+        if not re.fullmatch(r"\w[\w.-]*", key) or ".." in key: raise CookbookError(f"camera {key!r} cannot name a folder", where, "Call it observation.images.NAME, of letters, digits, _ and -")
+    return found
+
 # %% ../nbs/01c_writing.ipynb #c015
 TABLETOP = Modality({"arm": slice(0, 6), "gripper": slice(6, 7)}, {"arm": slice(0, 6), "gripper": slice(6, 7)})
 
@@ -141,13 +153,7 @@ class Writer:
 
     def begin(self, e: Episode, shape: tuple) -> None:
         "The first episode settles what all must look like."
-        states, actions = e.state.shape[1], e.actions.shape[1]
-        fitting = TABLETOP if self.robot_type == "tabletop_arm" and (states, actions) == (7, 7) else None
-        known = self.told or fitting or Modality.whole(states, actions)
-        others = {name: known.cameras.get(name) or f"observation.images.{name}" for name in e.views}
-        self.modality = Modality(known.state if states else {}, known.action if actions else {}, self.camera, known.cameras.get(self.camera, ""), others=others).check(states, actions)
-        for key in self.modality.cameras.values():               # it becomes a folder, and may come from a stranger's table
-            if not re.fullmatch(r"\w[\w.-]*", key) or ".." in key: raise CookbookError(f"camera {key!r} cannot name a folder", self.root.name, "Call it observation.images.NAME, of letters, digits, _ and -")
+        self.modality = modality_of(e, self.told, self.robot_type, self.camera, self.root.name)
         self.fps = int(e.fps) if float(e.fps).is_integer() else float(e.fps)
         self.shape = shape
         self.features = features_of(columns_of(e, 0, 0, 0), films_of(e, self.modality), self.modality, self.fps, self.names)
@@ -213,6 +219,17 @@ def numbered(root: Path, template: str, number: int, **values) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
 
+
+def _file(prefix: str, number: int) -> dict: return {f"{prefix}chunk_index": number // FILES_PER_CHUNK, f"{prefix}file_index": number % FILES_PER_CHUNK}
+
+
+def write_tables(meta: Path, rows: list[dict], tasks: dict[str, int]) -> None:
+    "The episode table, and sentences with their numbers, the sentence as pandas' index: LeRobot reads it so."
+    (folder := meta / "episodes" / "chunk-000").mkdir(parents=True)
+    pq.write_table(pa.Table.from_pylist(rows), folder / "file-000.parquet")
+    table = pa.table({"task_index": pa.array(tasks.values(), pa.int64()), "__index_level_0__": pa.array(tasks.keys(), pa.string())})
+    pq.write_table(table.replace_schema_metadata({"pandas": json.dumps(PANDAS_INDEX)}), meta / "tasks.parquet")
+
 # %% ../nbs/01c_writing.ipynb #c024
 class WriterV30(Writer):
     "LeRobot v3.0: many episodes to a file, found again by the episode table."
@@ -222,8 +239,7 @@ class WriterV30(Writer):
         super().__init__(*args)
         self.data: pq.ParquetWriter | None = None                # the open file and its number
         self.data_at, self.written = -1, 0
-        self.films: dict[str, VideoWriter] = {}                  # of each camera's column, the same
-        self.film_at: dict[str, int] = {}
+        self.films: dict[str, tuple[int, VideoWriter]] = {}      # of each camera's column, the same
 
     def put(self, e: Episode, index: int, table: pa.Table, films: dict[str, np.ndarray], tally: Tally) -> None:
         "Into the open files; new ones are begun where these are full."
@@ -240,34 +256,31 @@ class WriterV30(Writer):
 
     def shoot(self, key: str, frames: np.ndarray, fps: float) -> dict:
         "Add an episode to a camera's film; where in which file it stands."
-        film = self.films.get(key)
+        number, film = self.films.get(key, (-1, None))
         if film is None or film.bytes > VIDEO_MB << 20:
             if film: film.close()
-            self.film_at[key] = self.film_at.get(key, -1) + 1
-            film = self.films[key] = VideoWriter(numbered(self.root, V3_VIDEO, self.film_at[key], video_key=key), fps, frames.shape[1:])
+            number, film = self.films[key] = number + 1, VideoWriter(numbered(self.root, V3_VIDEO, number + 1, video_key=key), fps, frames.shape[1:])
         begin = film.frames
         film.add(frames)
-        return _file(f"videos/{key}/", self.film_at[key]) | {f"videos/{key}/from_timestamp": begin / fps, f"videos/{key}/to_timestamp": film.frames / fps}
+        return _file(f"videos/{key}/", number) | {f"videos/{key}/from_timestamp": begin / fps, f"videos/{key}/to_timestamp": film.frames / fps}
+
+    @property
+    def opened(self) -> list: return [f for f in (self.data, *(film for _, film in self.films.values())) if f]  # files that wait to be closed
 
     def give_up(self) -> None:
         "Close the open files, as far as they can be."
-        for file in filter(None, (self.data, *self.films.values())):
+        for file in self.opened:
             with suppress(Exception): file.close()           # on a full disk it cannot even end
 
     def finish(self) -> None:
         "The tables under meta/, once all episodes are known."
-        for file in filter(None, (self.data, *self.films.values())): file.close()
-        table, meta = self.root / "meta/episodes/chunk-000/file-000.parquet", self.root / "meta"
-        table.parent.mkdir(parents=True)
-        pq.write_table(pa.Table.from_pylist(self.rows), table)
-        tasks = pa.table({"task_index": pa.array(self.tasks.values(), pa.int64()), "__index_level_0__": pa.array(self.tasks.keys(), pa.string())})
-        pq.write_table(tasks.replace_schema_metadata({"pandas": json.dumps(PANDAS_INDEX)}), meta / "tasks.parquet")
+        for file in self.opened: file.close()
+        meta = self.root / "meta"
+        write_tables(meta, self.rows, self.tasks)
         write_json(meta / "stats.json", self.total.numbers(count=True) | self.total.images())
         write_json(meta / "modality.json", self.modality.to_dict())
         write_json(meta / "info.json", self.info(data_files_size_in_mb=DATA_MB, video_files_size_in_mb=VIDEO_MB, data_path=V3_DATA, video_path=V3_VIDEO))
 
-
-def _file(prefix: str, number: int) -> dict: return {f"{prefix}chunk_index": number // FILES_PER_CHUNK, f"{prefix}file_index": number % FILES_PER_CHUNK}
 
 # %% ../nbs/01c_writing.ipynb #c025
 WRITERS = {w.version: w for w in (WriterV21, WriterV30)}
