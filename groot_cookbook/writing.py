@@ -233,12 +233,11 @@ def write_tables(meta: Path, rows: list[dict], tasks: dict[str, int]) -> None:
 # %% ../nbs/01c_writing.ipynb #c024
 class WriterV30(Writer):
     "LeRobot v3.0: many episodes to a file, found again by the episode table."
-    version = "v3.0"
+    version, data_at, written = "v3.0", -1, 0                      # number and bytes of the open table
 
     def __init__(self, *args):
         super().__init__(*args)
         self.data: pq.ParquetWriter | None = None                # the open file and its number
-        self.data_at, self.written = -1, 0
         self.films: dict[str, tuple[int, VideoWriter]] = {}      # of each camera's column, the same
 
     def put(self, e: Episode, index: int, table: pa.Table, films: dict[str, np.ndarray], tally: Tally) -> None:
@@ -251,8 +250,8 @@ class WriterV30(Writer):
         self.written += table.nbytes
         row = {"dataset_from_index": self.frames, "dataset_to_index": self.frames + e.length} | _file("data/", self.data_at)
         for key, frames in films.items(): row |= self.shoot(key, frames, e.fps)
-        stats = {f"stats/{n}/{k}": v for n, s in (tally.numbers(count=True) | tally.images()).items() for k, v in s.items()}
-        self.rows[-1] |= row | stats | _file("meta/episodes/", 0) | {"provenance": json.dumps(e.provenance)}
+        row |= {f"stats/{n}/{k}": v for n, s in (tally.numbers(count=True) | tally.images()).items() for k, v in s.items()} | {"provenance": json.dumps(e.provenance)}
+        self.rows[-1] |= row | _file("meta/episodes/", 0)
 
     def shoot(self, key: str, frames: np.ndarray, fps: float) -> dict:
         "Add an episode to a camera's film; where in which file it stands."
@@ -260,9 +259,8 @@ class WriterV30(Writer):
         if film is None or film.bytes > VIDEO_MB << 20:
             if film: film.close()
             number, film = self.films[key] = number + 1, VideoWriter(numbered(self.root, V3_VIDEO, number + 1, video_key=key), fps, frames.shape[1:])
-        begin = film.frames
         film.add(frames)
-        return _file(f"videos/{key}/", number) | {f"videos/{key}/from_timestamp": begin / fps, f"videos/{key}/to_timestamp": film.frames / fps}
+        return _file(f"videos/{key}/", number) | {f"videos/{key}/from_timestamp": (film.frames - len(frames)) / fps, f"videos/{key}/to_timestamp": film.frames / fps}
 
     @property
     def opened(self) -> list: return [f for f in (self.data, *(film for _, film in self.films.values())) if f]  # files that wait to be closed
@@ -275,11 +273,10 @@ class WriterV30(Writer):
     def finish(self) -> None:
         "The tables under meta/, once all episodes are known."
         for file in self.opened: file.close()
-        meta = self.root / "meta"
-        write_tables(meta, self.rows, self.tasks)
-        write_json(meta / "stats.json", self.total.numbers(count=True) | self.total.images())
-        write_json(meta / "modality.json", self.modality.to_dict())
-        write_json(meta / "info.json", self.info(data_files_size_in_mb=DATA_MB, video_files_size_in_mb=VIDEO_MB, data_path=V3_DATA, video_path=V3_VIDEO))
+        write_tables(self.root / "meta", self.rows, self.tasks)
+        tables = {"stats": self.total.numbers(count=True) | self.total.images(), "modality": self.modality.to_dict(),
+                  "info": self.info(data_files_size_in_mb=DATA_MB, video_files_size_in_mb=VIDEO_MB, data_path=V3_DATA, video_path=V3_VIDEO)}
+        for name, table in tables.items(): write_json(self.root / "meta" / f"{name}.json", table)
 
 
 # %% ../nbs/01c_writing.ipynb #c025
