@@ -156,7 +156,7 @@ def summary(rows: list[dict], draws: int = 4000) -> list[dict]:
     Intervals of 95 % draw both anew, training seeds and workspaces: neither another training nor another table should overturn what is said.
     """
     placed = {(r["workspaces"], r["condition"], r["seed"]): np.array([t[-1] == "placed" for t in r["trials"]], float) for r in rows}
-    met = {(r["workspaces"], r["condition"], r["seed"]): [t[:-1] for t in r["trials"]] for r in rows}
+    met = {(r["workspaces"], r["condition"], r["seed"]): [list(t[:-1]) for t in r["trials"]] for r in rows}      # lists, as they come back from the file
 
     def interval(table: np.ndarray) -> dict[str, float]:               # (seeds, workspaces)
         rng, (s, w) = np.random.default_rng(0), table.shape
@@ -200,18 +200,18 @@ def main() -> None:
                f"--blend {args.blend} --precision {args.precision}{' --sweep' * args.sweep}")
     with core.pool(args.processes) as pool:
         waiting = {pool.submit(attempt, args.run, n, replace(recipe, seed=s), args.episodes): (n, s) for n, s in todo}
-        for done in as_completed(waiting):
-            name, seed = waiting[done]
-            try: made = done.result()
-            except BaseException:
-                pool.shutdown(cancel_futures=True)                     # what has begun is waited for, what has not is left for another time
-                raise
-            if made is None: print(f"{name}: nothing to add, left out"); continue
-            about = {"condition": name, "seed": seed, "rows": made["rows"], "minutes": made["minutes"], "commit": commit(), "hardware": hardware(1), "date": time.strftime("%Y-%m-%d")}
-            rows += [{**about, "workspaces": place, "trials": [(t.seed, t.shift, t.instruction, t.outcome) for t in trials]} for place, trials in made["trials"].items()]
-            core.write_json(args.out, {**setting, "command": command, "conditions": {n: EVERY[n].words for n in dict.fromkeys(r["condition"] for r in rows)},
-                                       "summary": summary(rows), "rows": rows})
-            print(f"{name}, seed {seed}: " + ", ".join(f"{place} {sum(t.success for t in x)} of {len(x)}" for place, x in made["trials"].items()) + f" ({made['minutes']} min)", flush=True)
+        try:
+            for done in as_completed(waiting):
+                name, seed = waiting[done]
+                if (made := done.result()) is None: print(f"{name}: nothing to add, left out"); continue
+                about = {"condition": name, "seed": seed, "rows": made["rows"], "minutes": made["minutes"], "commit": commit(), "hardware": hardware(1), "date": time.strftime("%Y-%m-%d")}
+                rows += [{**about, "workspaces": place, "trials": [(t.seed, t.shift, t.instruction, t.outcome) for t in trials]} for place, trials in made["trials"].items()]
+                core.write_json(args.out, {**setting, "command": command, "conditions": {n: EVERY[n].words for n in dict.fromkeys(r["condition"] for r in rows)},
+                                           "summary": summary(rows), "rows": rows})
+                print(f"{name}, seed {seed}: " + ", ".join(f"{place} {sum(t.success for t in x)} of {len(x)}" for place, x in made["trials"].items()) + f" ({made['minutes']} min)", flush=True)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)                         # what has begun is waited for, what has not is left for another time
+            raise
 
 
 if __name__ == "__main__": main()

@@ -41,6 +41,12 @@ def test_seeds_of_one_workspace_are_no_new_workspaces(headline):
     assert three["high"] - three["low"] > .9 * (one["high"] - one["low"])
 
 
+def test_rows_that_come_back_from_the_file_meet_those_that_are_new(headline):
+    import json
+    kept, new = json.loads(json.dumps(rows("teleop only", [True, False]))), rows("filtered dreams", [True, True])
+    assert headline.summary([kept, new], draws=50)[1]["gain"]["mean"] == .5
+
+
 def test_conditions_in_different_workspaces_are_not_compared(headline):
     with pytest.raises(CookbookError, match="different workspaces"):
         headline.summary([rows("teleop only", [True, False]), rows("filtered dreams", [True, False], first=5)])
