@@ -318,7 +318,7 @@ def jupyterlab() -> dict:
             rows.append({"backend": "JupyterLab", "scope": stage, "p50": p50, "p99": p99, **seen})
     met = max(r["p99"] for r in rows) <= 300 and sum(r["seconds"] for r in rows) <= 300
     return verdict(rows, "a figure follows its slider within 300 ms, and all chapters run within five minutes", met) | {
-        "front_end": {p: core._version(p) for p in ("jupyterlab", "ipywidgets", "playwright")}}
+        "front_end": {p: core.version(p) for p in ("jupyterlab", "ipywidgets", "playwright")}}
 
 
 BENCHMARKS: dict[str, Callable[[], dict]] = {f.__name__: f for f in (camera_frame, episode, expert, dream, idm_frames, policy_latency, finetune_speed, evaluation_processes, smoke, laptop, dream_worth, reading, jupyterlab)}
@@ -353,7 +353,7 @@ def commit() -> str:
 def provenance(name: str, what: str, command: str, threads: int) -> dict:
     "What every file of results says about itself; asked for before the work, for the load that it met."
     return {"name": name, "what": what, "command": command, "commit": commit(), "hardware": hardware(threads), "date": datetime.date.today().isoformat(),
-            "load_average_before": round(os.getloadavg()[0], 1), "versions": {p: core._version(p) for p in core.VERSIONED if core._version(p)}}
+            "load_average_before": round(os.getloadavg()[0], 1), "versions": {p: core.version(p) for p in core.VERSIONED if core.version(p)}}
 
 
 def run(name: str, out: Path, threads: int) -> bool:

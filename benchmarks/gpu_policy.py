@@ -142,7 +142,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     found = run(args.size, args.precision, torch.device(args.device), args.n, not args.no_compile, args.side)
     about = {"name": f"latency_{args.size}_{args.precision}", "what": __doc__.splitlines()[0], "command": " ".join(["python benchmarks/gpu_policy.py", *(argv if argv is not None else sys.argv[1:])]),
-             "commit": commit(), "hardware": hardware(torch.get_num_threads()), "date": datetime.date.today().isoformat(), "versions": {p: core._version(p) for p in core.VERSIONED if core._version(p)}}
+             "commit": commit(), "hardware": hardware(torch.get_num_threads()), "date": datetime.date.today().isoformat(), "versions": {p: core.version(p) for p in core.VERSIONED if core.version(p)}}
     path = core.write_json(args.out / f"{about['name']}.json", about | found)
     for row in found["rows"]: print(f"{row['backend']:15} p50 {row['p50']:8.3f} ms   p99 {row['p99']:8.3f} ms   cosine {row['cosine']:.6f}")
     print(f"floor {found['floors']['floor_ms']:.3f} ms at {found['floors']['gb_s']:.0f} GB/s and {found['floors']['tflops']:.0f} TFLOPS, measured here; wrote {path.name}")

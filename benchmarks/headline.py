@@ -1,6 +1,7 @@
 """The headline experiment: what do dreams add? One policy per condition and training seed, all judged in the same workspaces.
 
-    groot-cookbook run --profile laptop --out runs/headline        # what the conditions are made of: demonstrations, dreams, labels, verdicts
+    groot-cookbook run --profile laptop --out runs/headline -p 00_workspace.new_workspaces=120 --only 00 01 02 03 04 05
+                                                        # what the conditions are made of: demonstrations, dreams, labels, verdicts
     python benchmarks/headline.py --run runs/headline [--seeds 3] [--episodes 100] [--only CONDITION ...] [--sweep]
 
 Every policy is fine-tuned for the same number of gradient steps from the same backbone, one per core side by side. Each result is written to
@@ -41,6 +42,7 @@ class Material:
         self.verdicts = [Verdict.from_json(v) for v in json.loads((filtering / "verdicts.json").read_text())]
         wishes = json.loads((self.episodes / "seeds" / "seeds.json").read_text())
         self.scenes = [sample_scene(w["seed"], w["shift"]) for w in wishes for _ in range(len(self.labelled) // len(wishes))]
+        self.made_by, self.demonstrations = json.loads((run / "run.json").read_text())["command"], len(Dataset(self.episodes / "teleop"))
         self.digests = [core.Manifest.read(run, stage).digest for stage in ("04_filtering", "05_policy")]
 
     @cached_property
@@ -198,6 +200,13 @@ def main() -> None:
     todo = [(n, s) for s in range(args.seeds) for n in names if not any((r["condition"], r["seed"]) == (n, s) for r in rows)]       # an experiment cut short has its conditions side by side
     command = (f"python benchmarks/headline.py --run {args.run} --seeds {args.seeds} --episodes {args.episodes} --steps {args.steps} --batch {args.batch} "
                f"--blend {args.blend} --precision {args.precision}{' --sweep' * args.sweep}")
+    origin = {"material_made_by": m.made_by, "demonstrations": m.demonstrations}
+
+    def keep() -> None:
+        core.write_json(args.out, {**setting, **origin, "command": command, "conditions": {n: EVERY[n].words for n in dict.fromkeys(r["condition"] for r in rows)},
+                                   "summary": summary(rows), "rows": rows})
+
+    if rows and not todo: keep()                                       # nothing is left to do; what is told of it may have changed
     with core.pool(args.processes) as pool:
         waiting = {pool.submit(attempt, args.run, n, replace(recipe, seed=s), args.episodes): (n, s) for n, s in todo}
         try:
@@ -206,8 +215,7 @@ def main() -> None:
                 if (made := done.result()) is None: print(f"{name}: nothing to add, left out"); continue
                 about = {"condition": name, "seed": seed, "rows": made["rows"], "minutes": made["minutes"], "commit": commit(), "hardware": hardware(1), "date": time.strftime("%Y-%m-%d")}
                 rows += [{**about, "workspaces": place, "trials": [(t.seed, t.shift, t.instruction, t.outcome) for t in trials]} for place, trials in made["trials"].items()]
-                core.write_json(args.out, {**setting, "command": command, "conditions": {n: EVERY[n].words for n in dict.fromkeys(r["condition"] for r in rows)},
-                                           "summary": summary(rows), "rows": rows})
+                keep()
                 print(f"{name}, seed {seed}: " + ", ".join(f"{place} {sum(t.success for t in x)} of {len(x)}" for place, x in made["trials"].items()) + f" ({made['minutes']} min)", flush=True)
         except BaseException:
             pool.shutdown(cancel_futures=True)                         # what has begun is waited for, what has not is left for another time
