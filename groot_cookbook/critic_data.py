@@ -264,7 +264,7 @@ def clips_of(seed: int, stage: Stage, kinds: list[str], forgeries: int = 3, ever
     if true.picked:
         failure = str(rng.choice(["miss", "drop"]))
         trace = rollout(rng, scene, failure)
-        add(failure, Broken(trace.qpos, (int(trace.picked), 1, 1, 1, int(trace.success))))
+        if not trace.success: add(failure, Broken(trace.qpos, (int(trace.picked), 1, 1, 1, 0)))        # what is let go of over the bin may still fall into it
         possible = [k for k in kinds if k in KINDS]
         for kind in rng.choice(possible, min(forgeries, len(possible)), replace=False): add(str(kind), KINDS[str(kind)](rng, true))
         for kind in ("wrong block", "wrong bin"):
