@@ -1,23 +1,13 @@
 "The benchmarks run and say what they measured; how fast this machine is, is no test."
-import importlib.util, json
-from pathlib import Path
+import json
 
+import bench
 import pytest
 import torch
 
-from groot_cookbook import chapters
-
-
-@pytest.fixture(scope="module")
-def bench():
-    spec = importlib.util.spec_from_file_location("bench", Path(chapters.ROOT) / "benchmarks" / "bench.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
 
 @pytest.mark.parametrize("name", ["camera_frame", "idm_frames"])
-def test_a_benchmark_leaves_its_provenance(bench, tmp_path, name):
+def test_a_benchmark_leaves_its_provenance(tmp_path, name):
     threads = torch.get_num_threads()
     try: assert bench.main(["--only", name, "--out", str(tmp_path), "--threads", "1"]) == 0
     finally: torch.set_num_threads(threads)

@@ -1,23 +1,9 @@
 """The headline's arithmetic, without a training."""
-import importlib.util, sys
-from pathlib import Path
-
+import headline
 import numpy as np
 import pytest
 
-from groot_cookbook import chapters
 from groot_cookbook.core import CookbookError
-
-
-@pytest.fixture(scope="module")
-def headline():
-    folder = Path(chapters.ROOT) / "benchmarks"
-    spec = importlib.util.spec_from_file_location("headline", folder / "headline.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(folder)); sys.modules["headline"] = module
-    try: spec.loader.exec_module(module)
-    finally: sys.path.remove(str(folder))
-    return module
 
 
 def rows(condition, placed, seed=0, first=0):
@@ -25,7 +11,7 @@ def rows(condition, placed, seed=0, first=0):
     return {"condition": condition, "seed": seed, "workspaces": "held out", "trials": trials}
 
 
-def test_a_gain_is_paired_and_its_interval_holds_it(headline):
+def test_a_gain_is_paired_and_its_interval_holds_it():
     rng = np.random.default_rng(0)
     base, ours = rng.random((3, 60)) < .3, rng.random((3, 60)) < .8
     found = headline.summary([r for s in range(3) for r in (rows("teleop only", base[s], s), rows("filtered dreams", ours[s], s))], draws=400)
@@ -35,24 +21,24 @@ def test_a_gain_is_paired_and_its_interval_holds_it(headline):
     assert gain["mean"] == pytest.approx(ours.mean() - base.mean(), abs=1e-4) and 0 < gain["low"] < gain["mean"] < gain["high"]
 
 
-def test_seeds_of_one_workspace_are_no_new_workspaces(headline):
+def test_seeds_of_one_workspace_are_no_new_workspaces():
     same = [True] * 10 + [False] * 10
     one, three = (headline.summary([rows("teleop only", same, s) for s in range(n)], draws=800)[0]["rate"] for n in (1, 3))
     assert three["high"] - three["low"] > .9 * (one["high"] - one["low"])
 
 
-def test_rows_that_come_back_from_the_file_meet_those_that_are_new(headline):
+def test_rows_that_come_back_from_the_file_meet_those_that_are_new():
     import json
     kept, new = json.loads(json.dumps(rows("teleop only", [True, False]))), rows("filtered dreams", [True, True])
     assert headline.summary([kept, new], draws=50)[1]["gain"]["mean"] == .5
 
 
-def test_conditions_in_different_workspaces_are_not_compared(headline):
+def test_conditions_in_different_workspaces_are_not_compared():
     with pytest.raises(CookbookError, match="different workspaces"):
         headline.summary([rows("teleop only", [True, False]), rows("filtered dreams", [True, False], first=5)])
 
 
-def test_every_condition_says_what_it_is_and_changes_what_a_recipe_has(headline):
+def test_every_condition_says_what_it_is_and_changes_what_a_recipe_has():
     from dataclasses import replace
     every = headline.CONDITIONS | headline.SWEEP
     assert len(every) == len(headline.CONDITIONS) + len(headline.SWEEP) and all(c.words.strip() for c in every.values())

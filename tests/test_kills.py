@@ -1,26 +1,15 @@
 "Runs that are killed: the experiment of benchmarks/kills.py on two small chapters, and what it would say of a run that is not whole."
-import importlib.util, json, sys
-from pathlib import Path
+import json
 
+import kills
 import pytest
 
-from groot_cookbook import chapters, core
+from groot_cookbook import core
 from test_runner import make
 
 
-@pytest.fixture(scope="module")
-def kills():
-    folder = Path(chapters.ROOT) / "benchmarks"
-    spec = importlib.util.spec_from_file_location("kills", folder / "kills.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(folder)); sys.modules["kills"] = module
-    try: spec.loader.exec_module(module)
-    finally: sys.path.remove(str(folder))
-    return module
-
-
 @pytest.mark.slow
-def test_two_kills_and_the_same_numbers(kills, tmp_path, monkeypatch):
+def test_two_kills_and_the_same_numbers(tmp_path, monkeypatch):
     (tmp_path / "project").mkdir()
     monkeypatch.setattr(kills, "ROOT", make(tmp_path / "project"))
     assert kills.main(["--kills", "2", "--seed", "1", "--out", str(tmp_path / "out")]) == 0
@@ -31,14 +20,14 @@ def test_two_kills_and_the_same_numbers(kills, tmp_path, monkeypatch):
     assert all(r["stage"] in ("start", "00_first", "01_second") and r["seconds"] >= 0 and r["survivors"] == 0 and r["torn"] == [] for r in found["rows"])
 
 
-def test_moments_lie_on_the_undisturbed_run(kills):
+def test_moments_lie_on_the_undisturbed_run():
     timeline = [("start", 0.0), ("00_first", 2.0), ("01_second", 5.0), ("end", 9.0)]
     assert kills.place(timeline, 1.5) == kills.Moment("start", 1.5) and kills.place(timeline, 8.0) == kills.Moment("01_second", 3.0)
     there = kills.reached(kills.Moment("00_first", 2.5), [s for s, _ in timeline])
     assert [there(kills.Moment(*m)) for m in (("start", 9.0), ("00_first", 2.4), ("00_first", 2.5), ("01_second", 0.0))] == [False, False, True, True]
 
 
-def test_a_chapter_that_is_not_what_its_manifest_says_is_torn(kills, tmp_path):
+def test_a_chapter_that_is_not_what_its_manifest_says_is_torn(tmp_path):
     with core.hand_over(tmp_path, "00_workspace", {}) as folder: (folder / "a").write_text("1")
     run = kills.Run(tmp_path, "smoke", [], 1)
     assert run.torn() == [] and list(run.digests()) == ["00_workspace"] and run.leftovers() == []
