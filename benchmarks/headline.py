@@ -28,6 +28,7 @@ from groot_cookbook.policy import GrootPolicy
 from groot_cookbook.workspace import demonstrate, sample_scene, seeds, simulate
 
 OUT = Path(core.data_dir()) / "results" / "headline.json"
+PRICES = {"demonstrations": 100., "dreams": 6.}          # USD an hour of film, as the field gives them (80 to 120, and about 6): a model, nothing here was paid
 
 
 class Material:
@@ -82,7 +83,7 @@ def filtered(m: Material) -> Cache | None:
 
 
 def with_video(m: Material) -> Cache | None:
-    "The dreams that were kept, and the others as video without actions, which only teach what will be seen (FLARE).."
+    "The dreams that were kept, and the others as video without actions, which only teach what will be seen (FLARE)."
     silent = [replace(e, actions=e.actions[:, :0]) for e in m.dreams(lambda i: not m.kept(i))]
     return joined([c for c in (filtered(m), m.rows(silent, "dreams")) if c])
 
@@ -107,20 +108,28 @@ def half(m: Material) -> Cache | None:
     return m.rows(m.dreams(m.kept)[::2], "dreams")
 
 
+def surest(m: Material) -> Cache | None:
+    "Of the dreams that the critic kept, the half that it was surest of: as many as every other one, under a higher threshold."
+    kept = sorted((i for i, v in enumerate(m.verdicts) if v.kept), key=lambda i: -m.verdicts[i].score)
+    chosen = set(kept[:(len(kept) + 1) // 2])
+    return m.rows(m.dreams(chosen.__contains__), "dreams")
+
+
 @dataclass(frozen=True)
 class Condition:
     "What is added to the demonstrations, and what is changed in the recipe."
     rows: Callable[[Material], Cache | None]
     changes: dict = field(default_factory=dict)
+    bought: str = "dreams"                                             # what has to be paid for, of PRICES: all dreams, the dropped ones too; "": nothing
 
     @property
     def words(self) -> str: return self.rows.__doc__ + "".join(f" With {k} = {v}." for k, v in self.changes.items())
 
 
-CONDITIONS = {"teleop only": Condition(no_more), "teleop, augmented": Condition(augmented), "unfiltered dreams": Condition(unfiltered), "filtered dreams": Condition(filtered),
-              "filtered dreams and video": Condition(with_video), "dreams that replay": Condition(replayed), "real, as dreams": Condition(real_as_dreams),
-              "real demonstrations": Condition(real)}
-SWEEP = {"half the dreams": Condition(half), **{f"blend {b:.0%}": Condition(filtered, {"dream_ratio": b}) for b in (.15, .3)},
+CONDITIONS = {"teleop only": Condition(no_more, bought=""), "teleop, augmented": Condition(augmented, bought=""), "unfiltered dreams": Condition(unfiltered), "filtered dreams": Condition(filtered),
+              "filtered dreams and video": Condition(with_video), "dreams that replay": Condition(replayed), "real, as dreams": Condition(real_as_dreams, bought="demonstrations"),
+              "real demonstrations": Condition(real, bought="demonstrations")}
+SWEEP = {"half the dreams": Condition(half), "surest half": Condition(surest), **{f"blend {b:.0%}": Condition(filtered, {"dream_ratio": b}) for b in (.15, .3)},
          **{f"lambda {f}": Condition(filtered, {"flare": f}) for f in (0., .1)}, **{f"FLARE after block {n}": Condition(filtered, {"flare_layer": n}) for n in (2, 4)},
          **{f"FLARE target {t}": Condition(filtered, {"target": t}) for t in ("patches", "action_aware")}}
 EVERY = CONDITIONS | SWEEP
@@ -176,6 +185,13 @@ def summary(rows: list[dict], draws: int = 4000) -> list[dict]:
     return found
 
 
+def price(m: Material, name: str, gain: float) -> dict:
+    "What a condition's films cost beyond the demonstrations that all have, and each point of success that they gain; a model, by PRICES."
+    films = {"dreams": len(m.labelled), "demonstrations": len({s.seed for s in m.scenes}), "": 0}[bought := EVERY[name].bought]
+    usd = films * m.labelled[0].length / m.labelled.fps / 3600 * PRICES.get(bought, 0.)
+    return {"usd": round(usd, 3), "usd_a_point": round(usd / (100 * gain), 4) if gain > 0 else None}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", default="runs/laptop", help="a finished run of the workspace")
@@ -203,8 +219,9 @@ def main() -> None:
     origin = {"material_made_by": m.made_by, "demonstrations": m.demonstrations}
 
     def keep() -> None:
+        found = [{**s, **(price(m, s["condition"], s["gain"]["mean"]) if "gain" in s and s["condition"] in CONDITIONS else {})} for s in summary(rows)]
         core.write_json(args.out, {**setting, **origin, "command": command, "conditions": {n: EVERY[n].words for n in dict.fromkeys(r["condition"] for r in rows)},
-                                   "summary": summary(rows), "rows": rows})
+                                   "prices": PRICES, "summary": found, "rows": rows})
 
     if rows and not todo: keep()                                       # nothing is left to do; what is told of it may have changed
     with core.pool(args.processes) as pool:

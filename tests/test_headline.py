@@ -38,6 +38,17 @@ def test_conditions_in_different_workspaces_are_not_compared():
         headline.summary([rows("teleop only", [True, False]), rows("filtered dreams", [True, False], first=5)])
 
 
+def test_dropped_dreams_are_paid_for_and_a_workspace_is_demonstrated_once():
+    from types import SimpleNamespace as Some
+
+    class Films(list): fps = 10.
+    m = Some(labelled=Films([Some(length=60)] * 6), scenes=[Some(seed=s) for s in (1, 1, 2, 2, 3, 3)])
+    dreamt, shown = (headline.price(m, name, .2) for name in ("filtered dreams", "real demonstrations"))
+    assert dreamt["usd"] == pytest.approx(6 * 6 / 3600 * headline.PRICES["dreams"], abs=1e-3)
+    assert shown["usd"] == pytest.approx(3 * 6 / 3600 * headline.PRICES["demonstrations"], abs=1e-3) and shown["usd_a_point"] == pytest.approx(shown["usd"] / 20, abs=1e-4)
+    assert headline.price(m, "teleop, augmented", .2)["usd"] == 0 and headline.price(m, "filtered dreams", -.1)["usd_a_point"] is None
+
+
 def test_every_condition_says_what_it_is_and_changes_what_a_recipe_has():
     from dataclasses import replace
     every = headline.CONDITIONS | headline.SWEEP
