@@ -55,7 +55,11 @@ class Material:
     def dreams(self, wanted: Callable[[int], bool]) -> list[Episode]: return [self.labelled[i] for i in range(len(self.labelled)) if wanted(i)]
     def kept(self, i: int) -> bool: return self.verdicts[i].kept
     def true(self) -> list[Episode]: return [demonstrate(s.seed, s.shift) for s in {s.seed: s for s in self.scenes}.values()]      # each workspace once
-    def replays(self, i: int) -> bool: return simulate(self.scenes[i], self.labelled[i].actions[:-1]).success
+    def replays(self, i: int) -> bool: return self.replayed[i]
+
+    @cached_property
+    def replayed(self) -> list[bool]:                                  # of each dream: does the simulator place the block by the actions read off it?
+        return [simulate(scene, self.labelled[i].actions[:-1]).success for i, scene in enumerate(self.scenes)]
 
 
 def no_more(m: Material) -> Cache | None:
@@ -216,7 +220,8 @@ def main() -> None:
     todo = [(n, s) for s in range(args.seeds) for n in names if not any((r["condition"], r["seed"]) == (n, s) for r in rows)]       # an experiment cut short has its conditions side by side
     command = (f"python benchmarks/headline.py --run {args.run} --seeds {args.seeds} --episodes {args.episodes} --steps {args.steps} --batch {args.batch} "
                f"--blend {args.blend} --precision {args.precision}{' --sweep' * args.sweep}")
-    origin = {"material_made_by": m.made_by, "demonstrations": m.demonstrations}
+    replay = {"replayed": sum(m.replayed), "replayed_of_kept": sum(v.kept and r for v, r in zip(m.verdicts, m.replayed))}
+    origin = {"material_made_by": m.made_by, "demonstrations": m.demonstrations, **replay}
 
     def keep() -> None:
         found = [{**s, **(price(m, s["condition"], s["gain"]["mean"]) if "gain" in s and s["condition"] in CONDITIONS else {})} for s in summary(rows)]
