@@ -185,7 +185,7 @@ def finetune_speed() -> dict:
 
 
 def evaluation_processes() -> dict:
-    "Sixty-four closed-loop episodes in one process and in two; the policy's head is untrained, so every episode lasts its full length."
+    "Sixty-four closed-loop episodes in one process and in two, which have to be started, and again in two, as the next condition of an evaluation finds them; the policy's head is untrained, so every episode lasts its full length."
     import tempfile
     from functools import partial
 
@@ -200,15 +200,15 @@ def evaluation_processes() -> dict:
         robot = Embodiment.of(Dataset(write_dataset([demonstrate(s) for s in seeds("teleop", 2)], Path(folder) / "teleop")))
         build_policy(Backbone.from_pretrained(core.checkpoint("tiny-backbone")), robot).save_pretrained(Path(folder) / "policy")
         scenes = [sample_scene(s, 1.) for s in seeds("evaluation", 64)]
-        for n in (1, 2):
+        for name, n in {"1 process": 1, "2 processes, starting": 2, "2 processes": 2}.items():
             began = time.perf_counter()
             trials = evaluate(partial(PolicyActor, Path(folder) / "policy"), scenes, processes=n)
             ms = (time.perf_counter() - began) * 1e3
             found.append([(t.seed, t.outcome, t.steps) for t in trials])
-            rows.append({"backend": f"{n} process{'es' * (n > 1)}", "scope": "64 episodes", "p50": ms, "p99": ms})
+            rows.append({"backend": name, "scope": "64 episodes", "p50": ms, "p99": ms})
     torch.set_num_threads(threads)                           # an evaluation in this process takes them down to one
-    ratio = rows[0]["p50"] / rows[-1]["p50"]
-    return verdict(rows, "at least 1.8 times as fast on two cores, with the same outcomes", ratio >= 1.8 and found[0] == found[-1]) | {"ratio": round(ratio, 2), "same": found[0] == found[-1]}
+    (starting, ratio), same = (rows[0]["p50"] / r["p50"] for r in rows[1:]), all(f == found[0] for f in found)
+    return verdict(rows, "at least 1.8 times as fast on two cores, with the same outcomes", ratio >= 1.8 and same) | {"ratio": round(ratio, 2), "ratio_starting": round(starting, 2), "same": same}
 
 
 def reading() -> dict:

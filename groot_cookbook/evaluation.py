@@ -19,6 +19,7 @@ from statsmodels.stats.proportion import proportion_confint
 from tqdm import tqdm
 
 from .core import CookbookError, pool
+from .policy import GrootPolicy
 from .workspace import BIN, Scene, Tabletop, expert, proprioception
 
 # %% ../nbs/07_evaluation.ipynb #c009
@@ -219,7 +220,6 @@ def open_loop(condition: str, actor: Actor, dataset, stride: int = 16, seed: int
 class PolicyActor:
     "A fine-tuned policy behind the loop's interface."
     def __init__(self, folder: str | Path, action_dim: int = 0):   # width of the robot's action vector; the policy's own where 0
-        from groot_cookbook.policy import GrootPolicy
         self.policy = GrootPolicy.from_pretrained(folder)
         robots = self.policy.processor.embodiments
         self.tag = next((tag for tag in robots if tag != "dreams"), None)

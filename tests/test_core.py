@@ -2,6 +2,7 @@
 import json, os, subprocess, sys
 from pathlib import Path
 
+import psutil
 import pytest
 from safetensors import SafetensorError
 from hypothesis import HealthCheck, given, settings, strategies as st
@@ -208,3 +209,23 @@ def test_a_slider_redraws_the_figure(shown, monkeypatch):
     assert calls[-1] == (3, "red") and figure.value != before
     colour.value = "blue"
     assert calls[-1] == (3, "blue")
+
+
+PARENT = """
+import os, time
+from groot_cookbook import core
+if __name__ == "__main__":
+    pool = core.pool(2)
+    print(*{pool.submit(os.getpid).result() for _ in range(8)}, *(p.pid for p in pool._processes.values()), flush=True)
+    time.sleep(600)
+"""
+
+
+def test_workers_end_with_a_parent_that_was_killed(tmp_path):
+    script = tmp_path / "parent.py"
+    script.write_text(PARENT)
+    with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True) as parent:
+        workers = {psutil.Process(int(pid)) for pid in parent.stdout.readline().split()} | set(psutil.Process(parent.pid).children(recursive=True))
+        assert len(workers) >= 2
+        parent.kill()
+    assert not psutil.wait_procs(workers, timeout=20)[1]
