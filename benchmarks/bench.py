@@ -321,8 +321,31 @@ def jupyterlab() -> dict:
         "front_end": {p: core.version(p) for p in ("jupyterlab", "ipywidgets", "playwright")}}
 
 
-BENCHMARKS: dict[str, Callable[[], dict]] = {f.__name__: f for f in (camera_frame, episode, expert, dream, idm_frames, policy_latency, finetune_speed, evaluation_processes, smoke, laptop, dream_worth, reading, jupyterlab)}
-SLOW = {"dream_worth", "reading", "jupyterlab"}       # by name only: a quarter of an hour; a peer; a browser and a finished smoke run
+def offline() -> dict:
+    "The pack for a room without network (make offline): made, installed from nothing but itself, and chapter 00 run in it; whatever asks for a web page meanwhile gets none. Only with --only."
+    import tempfile
+    alone = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")} | {k: "http://127.0.0.1:9" for k in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")}
+    rows: list[dict] = []
+
+    def timed(scope: str, command: list[str], cwd: Path, env: dict[str, str]) -> None:
+        began = time.perf_counter()
+        done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True)
+        if done.returncode: raise core.CookbookError((done.stderr.strip().splitlines() or ["ended without a word"])[-1], scope)
+        ms = (time.perf_counter() - began) * 1e3
+        rows.append({"backend": command[0].rsplit("/", 1)[-1], "scope": scope, "p50": ms, "p99": ms})
+
+    with tempfile.TemporaryDirectory() as folder:
+        pack = Path(folder) / "pack"
+        timed("made", [sys.executable, str(ROOT / "workshop" / "offline.py"), str(pack)], ROOT, dict(os.environ))
+        timed("installed", ["sh", "install.sh"], pack, alone | {"PYTHON": getattr(sys, "_base_executable", sys.executable)})
+        timed("chapter 00", [str(pack / "groot_cookbook" / ".venv" / "bin" / "groot-cookbook"), "run", "--profile", "smoke", "--only", "00"], pack / "groot_cookbook", alone)
+        made = list(pack.glob("wheels/*.whl"))
+        megabytes = sum(p.stat().st_size for p in made) >> 20
+    return verdict(rows, "installs and runs with nothing but itself", True) | {"wheels": len(made), "megabytes_of_wheels": megabytes}      # otherwise there is no file: an error says where it failed
+
+
+BENCHMARKS: dict[str, Callable[[], dict]] = {f.__name__: f for f in (camera_frame, episode, expert, dream, idm_frames, policy_latency, finetune_speed, evaluation_processes, smoke, laptop, dream_worth, reading, jupyterlab, offline)}
+SLOW = {"dream_worth", "reading", "jupyterlab", "offline"}       # by name only: a quarter of an hour; a peer; a browser and a finished smoke run; a registry
 
 
 # --- what surrounds a measurement --------------------------------------------------------------------------------
