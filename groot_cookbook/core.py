@@ -216,8 +216,8 @@ def _end_with_parent() -> None:
 
 
 def pool(processes: int) -> ProcessPoolExecutor:
-    "Processes that end with this one, however it ends. They fork from a server, where the system has one, that imports once what each would import for seconds."
-    context = multiprocessing.get_context("forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn")
+    "Processes that end with this one, however it ends. On Linux they fork from a server that imports once what each would import for seconds; elsewhere a fork may not survive torch."
+    context = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
     context.set_forkserver_preload([m for m in sys.modules if m.startswith("groot_cookbook.")])
     return ProcessPoolExecutor(processes, mp_context=context, initializer=_end_with_parent)
 
