@@ -170,8 +170,7 @@ def summary(rows: list[dict], draws: int = 4000) -> list[dict]:
 
     Intervals of 95 % draw both anew, training seeds and workspaces: neither another training nor another table should overturn what is said.
     """
-    placed = {(r["workspaces"], r["condition"], r["seed"]): np.array([t[-1] == "placed" for t in r["trials"]], float) for r in rows}
-    met = {(r["workspaces"], r["condition"], r["seed"]): [list(t[:-1]) for t in r["trials"]] for r in rows}      # lists, as they come back from the file
+    placed = {(r["workspaces"], r["condition"], r["seed"]): np.array([o == "placed" for o in r["outcomes"].split(", ")], float) for r in rows}
 
     def interval(table: np.ndarray) -> dict[str, float]:               # (seeds, workspaces)
         rng, (s, w) = np.random.default_rng(0), table.shape
@@ -182,7 +181,6 @@ def summary(rows: list[dict], draws: int = 4000) -> list[dict]:
     for place, name in dict.fromkeys((r["workspaces"], r["condition"]) for r in rows):
         own = sorted(s for p, c, s in placed if (p, c) == (place, name))
         both = [s for s in own if (place, "teleop only", s) in placed]
-        if any(met[place, name, s] != met[place, "teleop only", s] for s in both): raise core.CookbookError("conditions met different workspaces", OUT)
         line = {"condition": name, "workspaces": place, "seeds": own, "rate": interval(np.stack([placed[place, name, s] for s in own]))}
         if both and name != "teleop only": line["gain"] = interval(np.stack([placed[place, name, s] - placed[place, "teleop only", s] for s in both]))
         found.append(line)
@@ -211,8 +209,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=OUT)
     args = parser.parse_args()
     m, recipe = material(args.run), Recipe(steps=args.steps, batch=args.batch, dream_ratio=args.blend, precision=args.precision)
+    met = {place: {"shift": scenes[0].shift, "first_seed": scenes[0].seed} for place, scenes in places(args.episodes).items()}
     setting = {"material": m.digests, "code": core.code_digest("06_flare_finetune"), "recipe": {k: v for k, v in asdict(recipe).items() if k != "seed"},
-               "episodes": args.episodes, "dreams": len(m.labelled), "kept": sum(v.kept for v in m.verdicts)}
+               "episodes": args.episodes, "workspaces": met, "dreams": len(m.labelled), "kept": sum(v.kept for v in m.verdicts)}
     known = json.loads(args.out.read_text()) if args.out.is_file() else {**setting, "rows": []}
     if wrong := [k for k, v in setting.items() if known.get(k) != v]:
         raise core.CookbookError(f"another experiment's results stand here (they differ in {', '.join(wrong)})", args.out, "Move the file away, or name another with --out")
@@ -236,7 +235,7 @@ def main() -> None:
                 name, seed = waiting[done]
                 if (made := done.result()) is None: print(f"{name}: nothing to add, left out"); continue
                 about = {"condition": name, "seed": seed, "rows": made["rows"], "minutes": made["minutes"], "commit": commit(), "hardware": hardware(1), "date": time.strftime("%Y-%m-%d")}
-                rows += [{**about, "workspaces": place, "trials": [(t.seed, t.shift, t.instruction, t.outcome) for t in trials]} for place, trials in made["trials"].items()]
+                rows += [{**about, "workspaces": place, "outcomes": ", ".join(t.outcome for t in trials)} for place, trials in made["trials"].items()]
                 keep()
                 print(f"{name}, seed {seed}: " + ", ".join(f"{place} {sum(t.success for t in x)} of {len(x)}" for place, x in made["trials"].items()) + f" ({made['minutes']} min)", flush=True)
         except BaseException:
