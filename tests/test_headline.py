@@ -41,3 +41,17 @@ def test_every_condition_says_what_it_is_and_changes_what_a_recipe_has():
     assert len(every) == len(headline.CONDITIONS) + len(headline.SWEEP) and all(c.words.strip() for c in every.values())
     changed = [replace(headline.Recipe(), **c.changes) for c in every.values()]
     assert len({str(r) for r in changed}) == 1 + sum(bool(c.changes) for c in headline.SWEEP.values())
+
+
+def test_readme_says_what_was_found():
+    import json
+    import re
+
+    from bench import ROOT
+    known = json.loads(headline.OUT.read_text())
+    rate = {(s["condition"], s["workspaces"]): s["rate"] for s in known["summary"]}
+    table = re.search(r"## What dreams add.*?(?=^## )", (ROOT / "README.md").read_text(encoding="utf-8"), re.M | re.S)[0]
+    said = [tuple(map(int, x)) for x in re.findall(r"(\d+) % \[(\d+), (\d+)\]\W", table)][:12]
+    order = ("teleop only", "teleop, augmented", "unfiltered dreams", "filtered dreams", "filtered dreams and video", "real demonstrations")
+    for (name, place), found in zip(((n, p) for n in order for p in ("held out", "nominal")), said, strict=True):
+        assert found == pytest.approx([100 * rate[name, place][k] for k in ("mean", "low", "high")], abs=.51), (name, place)
