@@ -1,5 +1,5 @@
 "The mechanical part of the house style, for every notebook; the rest is in CONTRIBUTING.md."
-import ast, io, re, tokenize
+import ast, io, json, re, tokenize
 from pathlib import Path
 
 import nbformat
@@ -72,6 +72,12 @@ def test_opening(path):
     assert opening.startswith("# ") and chapter.promise, "a chapter opens with a title and a one-line promise as a quote"
     assert re.search(r"\| *Needs *\| *Makes *\| *(Time on|On) a laptop *\| *Full profile *\|", opening), "the opening has the table Needs / Makes / On a laptop / Full profile"
     assert re.search(r"strip\(\d+\)", "".join(c.source for c in code(path)[:3])), "the pipeline strip stands on top"
+
+
+@pytest.mark.parametrize("stage, seconds", json.loads((NBS.parent / "data/results/laptop.json").read_text())["rows"][0]["chapters"].items())
+def test_the_time_on_a_laptop_is_what_was_measured(stage, seconds):
+    said = re.search(r"\| *Needs.*\n.*\n\|[^|]*\|[^|]*\| *([\d.]+) (s|min) *\|", cells(NBS / f"{stage}.ipynb")[0].source)
+    assert said and float(said[1]) * {"s": 1, "min": 60}[said[2]] == pytest.approx(seconds, rel=.25), f"{seconds:.0f} s in data/results/laptop.json"
 
 
 @in_chapters
