@@ -242,10 +242,8 @@ def reading() -> dict:
 
     def read(python: str, reader: str, path: Path) -> dict:
         pinned = ["taskset", "-c", str(min(os.sched_getaffinity(0)))] if shutil.which("taskset") else []
-        done = subprocess.run([*pinned, python, str(ROOT / "benchmarks" / "read.py"), reader, str(path), "400"], cwd=ROOT, capture_output=True, text=True,
-                              env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "SVT_LOG": "0"})
-        if done.returncode: raise core.CookbookError((done.stderr.strip().splitlines() or ["ended without a word"])[-1], reader)
-        return json.loads(done.stdout.splitlines()[-1])
+        said = finished([*pinned, python, str(ROOT / "benchmarks" / "read.py"), reader, str(path), "400"], reader, ROOT, {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "SVT_LOG": "0"})
+        return json.loads(said.splitlines()[-1])
 
     rows, readers = [], {"ours": sys.executable, "lerobot": peer}
     with tempfile.TemporaryDirectory() as folder:
@@ -329,8 +327,7 @@ def offline() -> dict:
 
     def timed(scope: str, command: list[str], cwd: Path, env: dict[str, str]) -> None:
         began = time.perf_counter()
-        done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True)
-        if done.returncode: raise core.CookbookError((done.stderr.strip().splitlines() or ["ended without a word"])[-1], scope)
+        finished(command, scope, cwd, env)
         ms = (time.perf_counter() - began) * 1e3
         rows.append({"backend": command[0].rsplit("/", 1)[-1], "scope": scope, "p50": ms, "p99": ms})
 
@@ -351,6 +348,13 @@ SLOW = {"dream_worth", "reading", "jupyterlab", "offline"}       # by name only:
 # --- what surrounds a measurement --------------------------------------------------------------------------------
 
 def verdict(rows: list[dict], target: str, met: bool) -> dict: return {"rows": rows, "target": target, "met": bool(met)}
+
+
+def finished(command: list[str], what: str, cwd: Path, env: dict[str, str]) -> str:
+    "What a command prints, once it has ended well; its last word as the error otherwise."
+    done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True)
+    if done.returncode: raise core.CookbookError((done.stderr.strip().splitlines() or ["ended without a word"])[-1], what)
+    return done.stdout
 
 
 def processor() -> str:

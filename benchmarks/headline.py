@@ -25,7 +25,7 @@ from groot_cookbook.episodes import Dataset, Episode
 from groot_cookbook.filtering import Verdict
 from groot_cookbook.finetuning import Cache, Recipe, cache_features, finetune, joined
 from groot_cookbook.policy import GrootPolicy
-from groot_cookbook.workspace import demonstrate, sample_scene, seeds, simulate
+from groot_cookbook.workspace import demonstrate, sample_scene, seeds
 
 OUT = Path(core.data_dir()) / "results" / "headline.json"
 PRICES = {"demonstrations": 100., "dreams": 6.}          # USD an hour of film, as the field gives them (80 to 120, and about 6): a model, nothing here was paid
@@ -41,6 +41,7 @@ class Material:
         self.tag = next(t for t in self.policy.processor.embodiments if t != "dreams")
         self.labelled = Dataset(labelling / "labelled")
         self.verdicts = [Verdict.from_json(v) for v in json.loads((filtering / "verdicts.json").read_text())]
+        self.replayed = [w["replayed"] for w in json.loads((filtering / "worths.json").read_text())]       # of each dream: does the simulator place the block by the actions read off it?
         wishes = json.loads((self.episodes / "seeds" / "seeds.json").read_text())
         self.scenes = [sample_scene(w["seed"], w["shift"]) for w in wishes for _ in range(len(self.labelled) // len(wishes))]
         self.made_by, self.demonstrations = json.loads((run / "run.json").read_text())["command"], len(Dataset(self.episodes / "teleop"))
@@ -55,11 +56,6 @@ class Material:
     def dreams(self, wanted: Callable[[int], bool]) -> list[Episode]: return [self.labelled[i] for i in range(len(self.labelled)) if wanted(i)]
     def kept(self, i: int) -> bool: return self.verdicts[i].kept
     def true(self) -> list[Episode]: return [demonstrate(s.seed, s.shift) for s in {s.seed: s for s in self.scenes}.values()]      # each workspace once
-    def replays(self, i: int) -> bool: return self.replayed[i]
-
-    @cached_property
-    def replayed(self) -> list[bool]:                                  # of each dream: does the simulator place the block by the actions read off it?
-        return [simulate(scene, self.labelled[i].actions[:-1]).success for i, scene in enumerate(self.scenes)]
 
 
 def no_more(m: Material) -> Cache | None:
@@ -94,7 +90,7 @@ def with_video(m: Material) -> Cache | None:
 
 def replayed(m: Material) -> Cache | None:
     "The dreams whose actions, as they were read, succeed when the simulator plays them: a critic that is never wrong."
-    return m.rows(m.dreams(m.replays), "dreams")
+    return m.rows(m.dreams(m.replayed.__getitem__), "dreams")
 
 
 def real_as_dreams(m: Material) -> Cache | None:
@@ -166,7 +162,7 @@ def attempt(run: str, name: str, recipe: Recipe, episodes: int) -> dict | None:
 
 
 def summary(rows: list[dict], draws: int = 4000) -> list[dict]:
-    """Every condition in every kind of workspace, over all its seeds: the rate, and what it gains over teleoperation alone with the same seeds.
+    """Every condition in every kind of workspace, over all its seeds: the rate, and what it gains over teleoperation alone with the same seeds; of filtered dreams, also over unfiltered.
 
     Intervals of 95 % draw both anew, training seeds and workspaces: neither another training nor another table should overturn what is said.
     """
@@ -180,9 +176,10 @@ def summary(rows: list[dict], draws: int = 4000) -> list[dict]:
     found = []
     for place, name in dict.fromkeys((r["workspaces"], r["condition"]) for r in rows):
         own = sorted(s for p, c, s in placed if (p, c) == (place, name))
-        both = [s for s in own if (place, "teleop only", s) in placed]
         line = {"condition": name, "workspaces": place, "seeds": own, "rate": interval(np.stack([placed[place, name, s] for s in own]))}
-        if both and name != "teleop only": line["gain"] = interval(np.stack([placed[place, name, s] - placed[place, "teleop only", s] for s in both]))
+        for key, base in (("gain", "teleop only"), ("filter_gain", "unfiltered dreams" if name == "filtered dreams" else name)):
+            both = [s for s in own if (place, base, s) in placed]
+            if both and name != base: line[key] = interval(np.stack([placed[place, name, s] - placed[place, base, s] for s in both]))
         found.append(line)
     return found
 
@@ -192,6 +189,15 @@ def price(m: Material, name: str, gain: float) -> dict:
     films = {"dreams": len(m.labelled), "demonstrations": len({s.seed for s in m.scenes}), "": 0}[bought := EVERY[name].bought]
     usd = films * m.labelled[0].length / m.labelled.fps / 3600 * PRICES.get(bought, 0.)
     return {"usd": round(usd, 3), "usd_a_point": round(usd / (100 * gain), 4) if gain > 0 else None}
+
+
+def standing(out: Path, setting: dict) -> list[dict]:
+    "The rows that an experiment of this very setting has left; an error where another's stand."
+    if not out.is_file(): return []
+    known = json.loads(out.read_text())
+    if wrong := [k for k, v in setting.items() if known.get(k) != v]:
+        raise core.CookbookError(f"another experiment's results stand here (they differ in {', '.join(wrong)})", out, "Move the file away, or name another with --out")
+    return known["rows"]
 
 
 def main() -> None:
@@ -212,10 +218,7 @@ def main() -> None:
     met = {place: {"shift": scenes[0].shift, "first_seed": scenes[0].seed} for place, scenes in places(args.episodes).items()}
     setting = {"material": m.digests, "code": core.code_digest("06_flare_finetune"), "recipe": {k: v for k, v in asdict(recipe).items() if k != "seed"},
                "episodes": args.episodes, "workspaces": met, "dreams": len(m.labelled), "kept": sum(v.kept for v in m.verdicts)}
-    known = json.loads(args.out.read_text()) if args.out.is_file() else {**setting, "rows": []}
-    if wrong := [k for k, v in setting.items() if known.get(k) != v]:
-        raise core.CookbookError(f"another experiment's results stand here (they differ in {', '.join(wrong)})", args.out, "Move the file away, or name another with --out")
-    rows, names = known["rows"], list(dict.fromkeys([*args.only, *(SWEEP if args.sweep else ())]))
+    rows, names = standing(args.out, setting), list(dict.fromkeys([*args.only, *(SWEEP if args.sweep else ())]))
     todo = [(n, s) for s in range(args.seeds) for n in names if not any((r["condition"], r["seed"]) == (n, s) for r in rows)]       # an experiment cut short has its conditions side by side
     command = (f"python benchmarks/headline.py --run {args.run} --seeds {args.seeds} --episodes {args.episodes} --steps {args.steps} --batch {args.batch} "
                f"--blend {args.blend} --precision {args.precision}{' --sweep' * args.sweep}")

@@ -1,7 +1,15 @@
 """The headline's arithmetic, without a training."""
+import json
+import re
+from dataclasses import replace
+from types import SimpleNamespace as Some
+
 import headline
 import numpy as np
 import pytest
+from bench import ROOT
+
+from groot_cookbook.core import CookbookError
 
 
 def rows(condition, placed, seed=0):
@@ -24,9 +32,21 @@ def test_seeds_of_one_workspace_are_no_new_workspaces():
     assert three["high"] - three["low"] > .9 * (one["high"] - one["low"])
 
 
-def test_dropped_dreams_are_paid_for_and_a_workspace_is_demonstrated_once():
-    from types import SimpleNamespace as Some
+def test_what_the_filter_adds_is_told_of_filtered_dreams_alone():
+    found = headline.summary([rows("teleop only", [False] * 8), rows("unfiltered dreams", [True, False] * 4), rows("filtered dreams", [True] * 6 + [False] * 2)], draws=400)
+    assert found[2]["filter_gain"]["mean"] == .25 and found[2]["gain"]["mean"] == .75 and not any("filter_gain" in f for f in found[:2])
 
+
+def test_rows_of_another_experiment_are_refused(tmp_path):
+    out, setting = tmp_path / "headline.json", {"episodes": 100, "workspaces": {"held out": {"shift": 1., "first_seed": 7}}, "recipe": {"betas": [.9, .95]}}
+    assert headline.standing(out, setting) == []
+    out.write_text(json.dumps({**setting, "rows": [rows("teleop only", [True])]}))
+    assert headline.standing(out, setting) == [rows("teleop only", [True])]
+    with pytest.raises(CookbookError, match="differ in workspaces"): headline.standing(out, {**setting, "workspaces": {"held out": {"shift": .5, "first_seed": 7}}})
+    assert json.loads(out.read_text())["rows"], "nothing of what stood there may be lost"
+
+
+def test_dropped_dreams_are_paid_for_and_a_workspace_is_demonstrated_once():
     class Films(list): fps = 10.
     m = Some(labelled=Films([Some(length=60)] * 6), scenes=[Some(seed=s) for s in (1, 1, 2, 2, 3, 3)])
     dreamt, shown = (headline.price(m, name, .2) for name in ("filtered dreams", "real demonstrations"))
@@ -36,7 +56,6 @@ def test_dropped_dreams_are_paid_for_and_a_workspace_is_demonstrated_once():
 
 
 def test_every_condition_says_what_it_is_and_changes_what_a_recipe_has():
-    from dataclasses import replace
     every = headline.CONDITIONS | headline.SWEEP
     assert len(every) == len(headline.CONDITIONS) + len(headline.SWEEP) and all(c.words.strip() for c in every.values())
     changed = [replace(headline.Recipe(), **c.changes) for c in every.values()]
@@ -44,10 +63,6 @@ def test_every_condition_says_what_it_is_and_changes_what_a_recipe_has():
 
 
 def test_readme_says_what_was_found():
-    import json
-    import re
-
-    from bench import ROOT
     known = json.loads(headline.OUT.read_text())
     rate = {(s["condition"], s["workspaces"]): s["rate"] for s in known["summary"]}
     table = re.search(r"## What dreams add.*?(?=^## )", (ROOT / "README.md").read_text(encoding="utf-8"), re.M | re.S)[0]
