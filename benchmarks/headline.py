@@ -226,8 +226,9 @@ def main() -> None:
     origin = {"material_made_by": m.made_by, "demonstrations": m.demonstrations, **replay}
 
     def keep() -> None:
+        shown = list(dict.fromkeys(r["condition"] for r in rows))
         found = [{**s, **(price(m, s["condition"], s["gain"]["mean"]) if "gain" in s and s["condition"] in CONDITIONS else {})} for s in summary(rows)]
-        core.write_json(args.out, {**setting, **origin, "command": command, "conditions": {n: EVERY[n].words for n in dict.fromkeys(r["condition"] for r in rows)},
+        core.write_json(args.out, {**setting, **origin, "command": command, "conditions": {n: EVERY[n].words for n in shown}, "swept": [n for n in shown if n in SWEEP],
                                    "prices": PRICES, "summary": found, "rows": rows})
 
     if rows and not todo: keep()                                       # nothing is left to do; what is told of it may have changed

@@ -356,6 +356,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                          'groot_cookbook.dreaming.motion': ('dreaming.html#motion', 'groot_cookbook/dreaming.py'),
                                          'groot_cookbook.dreaming.prepare': ('dreaming.html#prepare', 'groot_cookbook/dreaming.py'),
                                          'groot_cookbook.dreaming.psnr': ('dreaming.html#psnr', 'groot_cookbook/dreaming.py'),
+                                         'groot_cookbook.dreaming.read_size': ('dreaming.html#read_size', 'groot_cookbook/dreaming.py'),
                                          'groot_cookbook.dreaming.speak_up': ('dreaming.html#speak_up', 'groot_cookbook/dreaming.py'),
                                          'groot_cookbook.dreaming.ssim': ('dreaming.html#ssim', 'groot_cookbook/dreaming.py'),
                                          'groot_cookbook.dreaming.stay_finite': ('dreaming.html#stay_finite', 'groot_cookbook/dreaming.py'),

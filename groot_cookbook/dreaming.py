@@ -5,7 +5,7 @@
 # %% ../nbs/02_dreaming.ipynb #c004
 from __future__ import annotations
 
-import hashlib, inspect
+import hashlib, inspect, re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,9 +24,9 @@ from diffusers.pipelines.cosmos.pipeline_cosmos2_5_predict import CosmosSafetyCh
 from diffusers.utils import is_cosmos_guardrail_available
 
 # %% auto #0
-__all__ = ['Dream', 'OwnWeightsChecker', 'weights_sha', 'is_own', 'Dreamer', 'load_dreamer', 'speak_up', 'stay_finite', 'prepare',
-           'check_wish', 'dream', 'Fidelity', 'psnr', 'ssim', 'fidelity', 'motion', 'leaning', 'to_episode',
-           'dream_all']
+__all__ = ['Dream', 'OwnWeightsChecker', 'weights_sha', 'is_own', 'Dreamer', 'read_size', 'load_dreamer', 'speak_up',
+           'stay_finite', 'prepare', 'check_wish', 'dream', 'Fidelity', 'psnr', 'ssim', 'fidelity', 'motion', 'leaning',
+           'to_episode', 'dream_all']
 
 # %% ../nbs/02_dreaming.ipynb #c011
 @dataclass(frozen=True, eq=False)
@@ -83,14 +83,14 @@ class Dreamer:
     pipe: DiffusionPipeline = field(repr=False)
     name: str
     weights_sha: str
-    facts: dict = field(default_factory=dict, repr=False)       # its card, where it has one
+    facts: dict = field(default_factory=dict, repr=False)       # its card, where it has one, and what was asked for instead
 
     @property
     def takes(self) -> dict[str, inspect.Parameter]: return dict(inspect.signature(type(self.pipe).__call__).parameters)  # what its pipeline can be told
 
     @property
     def size(self) -> tuple[int, int]:
-        "Height and width that the weights were trained at."
+        "Height and width of its dreams: asked for, or those that the weights were trained at."
         return tuple(self.facts.get("size") or (self.takes["height"].default, self.takes["width"].default))
 
     @property
@@ -101,13 +101,25 @@ class Dreamer:
         "Length that prompts are padded to; attention is not masked, so it must be that of training."
         return min(512, self.facts.get("tokens", 512), getattr(getattr(self.pipe, "tokenizer", None), "model_max_length", 512))
 
+# %% ../nbs/02_dreaming.ipynb #s002
+def read_size(size: str) -> tuple[int, int]: # "480x832" -> (480, 832)
+    "Height and width, which the pipelines want in sixteens."
+    found = re.fullmatch(r"(\d{1,4})x(\d{1,4})", size)
+    height, width = map(int, found.groups()) if found else (0, 0)
+    if height % 16 or width % 16 or not height * width:
+        raise CookbookError(f"not a size of dreams: {size!r}", "size", 'Give height x width in multiples of 16, such as "480x832"')
+    return height, width
+
 # %% ../nbs/02_dreaming.ipynb #c017
 def load_dreamer(
     name: str | Path,                    # folder, name in data/checkpoints, or hub id with `@revision`
     device: str | None = None,           # a GPU where there is one
     dtype: torch.dtype | None = None,    # bfloat16 on a GPU, float32 elsewhere
+    size: str = "",                      # height x width of its dreams, such as "480x832"; default: the checkpoint's own
+    frames: int = 0,                     # of one dream, 4k+1; default: the checkpoint's own
 ) -> Dreamer:
     "Any Cosmos pipeline that starts from an image; with its guardrail unless the weights are this project's own."
+    asked = ({"size": read_size(size)} if size else {}) | ({"frames": frames} if frames else {})
     plain, revision = revised(name)
     where, device = checkpoint(plain), device or ("cuda" if torch.cuda.is_available() else "cpu")
     if Path(where).is_dir() and not (Path(where) / "model_index.json").is_file():
@@ -122,14 +134,14 @@ def load_dreamer(
     except (OSError, ValueError, KeyError) as e:
         raise CookbookError(f"not a pipeline that can be loaded ({str(e).splitlines()[0]})", where,
                             "Give a folder with model_index.json, or a Cosmos checkpoint's name on the hub") from e
-    dreamer = Dreamer(pipe.to(device), str(name), weights_sha(where), card(where) if own else {})
+    dreamer = Dreamer(pipe.to(device), str(name), weights_sha(where), (card(where) if own else {}) | asked)
     if "prompt" not in dreamer.takes or not {"image", "video"} & set(dreamer.takes):
         raise CookbookError(f"{type(pipe).__name__} does not dream from an image and a sentence", name, "Use a Video2World or Predict2.5 checkpoint")
     pipe.set_progress_bar_config(disable=True)
     pipe.safety_checker.check_video_safety = speak_up(pipe.safety_checker.check_video_safety, name)
     return dreamer
 
-
+# %% ../nbs/02_dreaming.ipynb #s004
 def speak_up(check_video, name: str | Path):
     "A refused video comes back from the guardrail as None, which diffusers passes on; say what happened instead."
     def check(frames: np.ndarray) -> np.ndarray:
@@ -159,7 +171,7 @@ def prepare(image: np.ndarray, size: tuple[int, int]) -> Image.Image:
 
 def check_wish(dreamer: Dreamer, image: np.ndarray, instruction: str, frames: int, steps: int) -> None:
     "Refuse what cannot be dreamed, and what must not be; the image must be (H, W, 3) uint8."
-    if frames % 4 != 1: raise CookbookError(f"{frames} frames asked for", dreamer.name, "Ask for 4k+1 frames: one for the image, then fours")
+    if frames < 1 or frames % 4 != 1: raise CookbookError(f"{frames} frames asked for", dreamer.name, "Ask for 4k+1 frames: one for the image, then fours")
     if steps < 1: raise CookbookError(f"{steps} sampling steps", dreamer.name, "Take at least one step; 4 to 8 are enough for the tiny checkpoint")
     if image.ndim != 3 or image.shape[-1] != 3 or image.dtype != np.uint8:
         raise CookbookError(f"seed image is {image.dtype} {image.shape}", "dream", "Give (H, W, 3) uint8 RGB")

@@ -115,9 +115,19 @@ def test_own_checker_is_one_that_the_pipeline_listens_to(dreamer, monkeypatch):
 # --- bad input --------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("how, message", [
-    (dict(num_frames=8), "4k\\+1"), (dict(steps=0), "steps"), (dict(instruction=" "), "prompt"), (dict(image=PICTURE[..., :1]), "seed image"), (dict(image=PICTURE / 255.), "seed image")])
+    (dict(num_frames=8), "4k\\+1"), (dict(num_frames=-3), "4k\\+1"), (dict(steps=0), "steps"), (dict(instruction=" "), "prompt"), (dict(image=PICTURE[..., :1]), "seed image"), (dict(image=PICTURE / 255.), "seed image")])
 def test_bad_wishes(dreamer, how, message):
     with pytest.raises(CookbookError, match=message): dream(dreamer, **{"image": PICTURE, "instruction": SENTENCE, "steps": 1} | how)
+
+
+def test_another_size_and_length_can_be_asked_for(folder):
+    asked = load_dreamer(folder, size="16x48", frames=5)
+    assert dream(asked, PICTURE, SENTENCE, steps=1).video.shape == (5, 16, 48, 3) and asked.tokens == 36
+
+
+@pytest.mark.parametrize("size", ["480", "480p", "480x830", "0x16", "-16x16", "16x16x3", "99999x16", "16 x 16"])
+def test_sizes_that_no_pipeline_takes(folder, size):
+    with pytest.raises(CookbookError, match="multiples of 16"): load_dreamer(folder, size=size)
 
 
 def test_not_a_pipeline(folder, tmp_path):
