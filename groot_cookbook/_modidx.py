@@ -188,6 +188,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                           'groot_cookbook/backbone.py'),
                                          'groot_cookbook.backbone.EagleModel.forward': ( 'backbone.html#eaglemodel.forward',
                                                                                          'groot_cookbook/backbone.py'),
+                                         'groot_cookbook.backbone.eagle_tokenizer': ( 'backbone.html#eagle_tokenizer',
+                                                                                      'groot_cookbook/backbone.py'),
                                          'groot_cookbook.backbone.load_tokenizer': ( 'backbone.html#load_tokenizer',
                                                                                      'groot_cookbook/backbone.py'),
                                          'groot_cookbook.backbone.load_weights': ( 'backbone.html#load_weights',

@@ -18,11 +18,12 @@ from torch import Tensor, nn
 from .core import CookbookError, local, torchvision_ready, write_json
 
 torchvision_ready()
-from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM, SiglipVisionConfig, SiglipVisionModel
+from transformers import PreTrainedTokenizerFast, Qwen2Tokenizer, Qwen3Config, Qwen3ForCausalLM, SiglipVisionConfig, SiglipVisionModel
 
 # %% auto #0
-__all__ = ['EAGLE', 'UNREAD', 'SHARD', 'WORDS', 'SPECIAL', 'BackboneConfig', 'EagleModel', 'Backbone', 'pixels', 'tokens',
-           'read_config', 'load_tokenizer', 'save_weights', 'load_weights', 'tiny_tokenizer', 'tiny_backbone']
+__all__ = ['EAGLE', 'UNREAD', 'SHARD', 'TOKENIZER', 'WORDS', 'SPECIAL', 'BackboneConfig', 'EagleModel', 'Backbone', 'pixels',
+           'tokens', 'read_config', 'save_weights', 'load_weights', 'load_tokenizer', 'eagle_tokenizer',
+           'tiny_tokenizer', 'tiny_backbone']
 
 # %% ../nbs/05a_backbone.ipynb #c008
 EAGLE = ("image_token_index", "template", "view", "image_token", "crop")       # what upstream leaves to Eagle's processor
@@ -126,7 +127,7 @@ class Backbone(nn.Module):
         "Everything `forward` takes, from raw images and text."
         images = torch.as_tensor(images)
         images = images[:, None] if images.ndim == 4 else images
-        if self.tokenizer is None: raise CookbookError("this backbone has no tokenizer", do="Put tokenizer.json beside config.json")
+        if self.tokenizer is None: self.tokenizer = eagle_tokenizer(self.config)
         if len(texts) != len(images):
             raise CookbookError(f"{len(images)} rows of images but {len(texts)} instructions", do="Give one instruction per row")
         ids, mask = tokens(self.tokenizer, texts, images.shape[1], self.config, length)
@@ -197,11 +198,6 @@ def read_config(folder: Path, key: str) -> dict:
     return config
 
 
-def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast | None:
-    "The tokenizer beside the weights, where there is one."
-    return PreTrainedTokenizerFast.from_pretrained(folder) if (Path(folder) / "tokenizer.json").is_file() else None
-
-
 def save_weights(model: nn.Module, folder: Path) -> None:
     "model.safetensors, or numbered shards and their index where it would be too large for one file."
     shards, size = [{}], 0
@@ -240,6 +236,23 @@ def load_weights(model: nn.Module, folder: str | Path) -> nn.Module:
                             "Use the config.json that came with the weights")
     model.load_state_dict(have, strict=False)
     return model
+
+# %% ../nbs/05a_backbone.ipynb #k002
+TOKENIZER = "lerobot/eagle2hg-processor-groot-n1p5"       # the files of gr00t/model/backbone/eagle2_hg_model (Isaac-GR00T, N1.5)
+
+
+def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast | None:
+    "The tokenizer beside the weights, where there is one; nothing that comes with it is run."
+    if (Path(folder) / "tokenizer.json").is_file(): return PreTrainedTokenizerFast.from_pretrained(folder)
+    return Qwen2Tokenizer.from_pretrained(folder, padding_side="left") if (Path(folder) / "vocab.json").is_file() else None
+
+
+def eagle_tokenizer(config: BackboneConfig, name: str | Path = TOKENIZER) -> PreTrainedTokenizerFast:
+    "For weights that came without a tokenizer: Eagle's own, padded on the left as upstream has it."
+    tokenizer = load_tokenizer(local(name))
+    if tokenizer is None or tokenizer.convert_tokens_to_ids(config.image_token) != config.image_token_index:
+        raise CookbookError(f"a tokenizer in which {config.image_token!r} is not token {config.image_token_index}", name, "Put the tokenizer.json that belongs to these weights beside their config.json")
+    return tokenizer
 
 # %% ../nbs/05a_backbone.ipynb #c019
 WORDS = """pick up the red green blue yellow block and place it in the left right bin put move grasp lift drop push open close gripper arm

@@ -14,7 +14,7 @@ EPILOG = """examples:
   groot-cookbook params 03                            what chapter 03 can be told
 
 exit codes: 0 done, 1 something to mend (said in one sentence), 2 wrong usage, 130 stopped with Ctrl-C"""
-GUARDRAIL = {"nvidia/Cosmos-1.0-Guardrail": "", "Qwen/Qwen3Guard-Gen-0.6B": ""}      # what cosmos-guardrail downloads, without which NVIDIA's dreamers do not load
+BESIDE = {"lerobot/eagle2hg-processor-groot-n1p5": "", "nvidia/Cosmos-1.0-Guardrail": "", "Qwen/Qwen3Guard-Gen-0.6B": ""}      # N1.5's tokenizer, and what cosmos-guardrail downloads, without which NVIDIA's dreamers do not load
 BOOK = ("", "workspace", "models", "notebooks", "export", "sign")      # the base and the extras that the chapters need
 
 
@@ -198,7 +198,7 @@ def _access() -> list[str]:
     except ImportError: return ["huggingface-hub: no"]
     lines = [f"hub token: {'yes' if get_token() else 'no (huggingface.co/settings/tokens, then: hf auth login)'}"]
     named = [v for block in chapters.read_profile("real").values() for v in block.values() if isinstance(v, str) and re.fullmatch(r"[\w-]+/[\w.-]+(@.+)?", v)]
-    for repo, revision in {**dict(n.partition("@")[::2] for n in named), **GUARDRAIL}.items():
+    for repo, revision in {**dict(n.partition("@")[::2] for n in named), **BESIDE}.items():
         here = any(isinstance(try_to_load_from_cache(repo, f, revision=revision or None), str) for f in ("config.json", "model_index.json", "README.md"))
         lines.append(f"{repo}: " + ("yes" if here else f"no (accept the licence at huggingface.co/{repo}, then: hf download {repo}{f' --revision {revision}' if revision else ''})"))
     return lines

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 from .action_head import ActionHead, ActionHeadConfig, flow_time
-from .backbone import Backbone, BackboneConfig, load_tokenizer, load_weights, pixels, read_config, save_weights, tiny_backbone, tokens
+from .backbone import Backbone, BackboneConfig, eagle_tokenizer, load_tokenizer, load_weights, pixels, read_config, save_weights, tiny_backbone, tokens
 from .core import CookbookError, local, write_json
 from .episodes import Dataset, Normalizer, slot
 
@@ -109,7 +109,7 @@ class Processor:
         images = images[:, None] if images.ndim == 4 else images
         if isinstance(instructions, str) or len(instructions) != len(images):
             raise CookbookError(f"{len(images)} rows of images, but instructions {str(instructions)[:60]!r}", "Processor", "Give a list with one instruction per row")
-        if self.tokenizer is None: raise CookbookError("this policy came without a tokenizer", "Processor", "Put tokenizer.json beside config.json")
+        if self.tokenizer is None: self.tokenizer = eagle_tokenizer(self.backbone)
         said = [instructions[0]] * len(images) if self.upstream_compatible else list(instructions)
         ids, mask = tokens(self.tokenizer, said, images.shape[1], self.backbone, self.length)
         x = dict(pixel_values=pixels(images, self.backbone, self.upstream_compatible), input_ids=ids, attention_mask=mask,
