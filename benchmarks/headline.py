@@ -24,6 +24,7 @@ from groot_cookbook import core, evaluation
 from groot_cookbook.episodes import Dataset, Episode
 from groot_cookbook.filtering import Verdict
 from groot_cookbook.finetuning import Cache, Recipe, cache_features, finetune, joined
+from groot_cookbook.idm import InverseDynamics, label_dream
 from groot_cookbook.policy import GrootPolicy
 from groot_cookbook.workspace import demonstrate, sample_scene, seeds
 
@@ -39,7 +40,7 @@ class Material:
             raise core.CookbookError("a run on a dataset: nobody can meet its workspaces", run, "Give a run of the workspace")
         self.policy = GrootPolicy.from_pretrained(first / "policy")
         self.tag = next(t for t in self.policy.processor.embodiments if t != "dreams")
-        self.labelled = Dataset(labelling / "labelled")
+        self.labelled, self.reader = Dataset(labelling / "labelled"), labelling / "idm"
         self.verdicts = [Verdict.from_json(v) for v in json.loads((filtering / "verdicts.json").read_text())]
         self.replayed = [w["replayed"] for w in json.loads((filtering / "worths.json").read_text())]       # of each dream: does the simulator place the block by the actions read off it?
         wishes = json.loads((self.episodes / "seeds" / "seeds.json").read_text())
@@ -98,6 +99,12 @@ def real_as_dreams(m: Material) -> Cache | None:
     return m.rows(m.true(), "dreams")
 
 
+def films_read(m: Material) -> Cache | None:
+    "True films of those demonstrations, the actions read off them as off dreams: perfect dreams, labelled like any other."
+    idm = InverseDynamics.from_pretrained(m.reader)
+    return m.rows([label_dream(idm, e, e.state.shape[1])[0] for e in m.true()], "dreams")
+
+
 def real(m: Material) -> Cache | None:
     "The expert's steady hand in the very workspaces that were dreamed, as demonstrations: the ceiling."
     return m.rows(m.true(), m.tag)
@@ -128,7 +135,7 @@ class Condition:
 
 CONDITIONS = {"teleop only": Condition(no_more, bought=""), "teleop, augmented": Condition(augmented, bought=""), "unfiltered dreams": Condition(unfiltered), "filtered dreams": Condition(filtered),
               "filtered dreams and video": Condition(with_video), "dreams that replay": Condition(replayed), "real, as dreams": Condition(real_as_dreams, bought="demonstrations"),
-              "real demonstrations": Condition(real, bought="demonstrations")}
+              "true films, read": Condition(films_read, bought="demonstrations"), "real demonstrations": Condition(real, bought="demonstrations")}
 SWEEP = {"half the dreams": Condition(half), "surest half": Condition(surest), **{f"blend {b:.0%}": Condition(filtered, {"dream_ratio": b}) for b in (.15, .3)},
          **{f"lambda {f}": Condition(filtered, {"flare": f}) for f in (0., .1)}, **{f"FLARE after block {n}": Condition(filtered, {"flare_layer": n}) for n in (2, 4)},
          **{f"FLARE target {t}": Condition(filtered, {"target": t}) for t in ("patches", "action_aware")}}
