@@ -1,150 +1,233 @@
-"""GR00T N1.5 at full size on one CUDA GPU, random weights: eager, once per chunk, captured, compiled. python benchmarks/gpu_policy.py
+"""GR00T N1.5 at full size on one CUDA GPU, random weights: eager, once per chunk, captured, compiled, in FP8, beside the peer. python benchmarks/gpu_policy.py
 
-**It has not been run on a GPU yet**; its code path has, at a tiny size on a CPU (tests/test_gpu_policy.py: the same ways but the captured graph).
-
-Four ways through the same policy, on the same picture, words, state and noise, in one run; all must give the same chunk before any is believed:
+Ways through the same policy on the same picture, words, state and noise, in one run; all must give the same chunk before any is believed:
     eager               every denoising step computed anew, adapter, keys, values and modulations too, as stock code does
-    once per chunk      what depends on the scene or on the flow's time alone is computed once a chunk, or once for good
+    once per chunk      `inference.Chunk`: what depends on the scene or on the flow's time alone is computed once a chunk, or once for good
     CUDA graph          the same, captured once, replayed for every chunk
-    compiled            the same through torch.compile, which captures it too
+    compiled            the same, compiled stage by stage before it is captured: what `inference.ChunkEngine` does
+    FP8                 the same with weights and activations of all wide layers in FP8
+`end to end` begins with a uint8 picture and a state in the robot's units in main memory and ends with actions in the robot's units there.
+With --peer FOLDER (where lerobot 0.4.4 and what it needs are installed) the peer gets the same weights and inputs in a process of its own, engine only.
 Beside them the floors of this very machine: how fast it copies and multiplies, and what the chunk's bytes and operations need at those rates.
-Writes data/results/latency_SIZE_PRECISION.json with raw samples. Without CUDA it says so and leaves everything as it is.
+Writes data/results/latency_SIZE.json with raw samples. Without CUDA it says so and leaves everything as it is.
 """
 from __future__ import annotations
 
-import argparse, datetime, sys, time
+import argparse, datetime, json, os, subprocess, sys, tempfile, time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent)]
 from bench import ROOT, commit, hardware
 
 from groot_cookbook import core
-from groot_cookbook.action_head import step_times
-from groot_cookbook.benchmark import STEPS, measure, workload
+from groot_cookbook.action_head import ActionHeadConfig, step_times
+from groot_cookbook.backbone import BackboneConfig, pixels, tiny_tokenizer
+from groot_cookbook.benchmark import STEPS, Latency, measure, workload
+from groot_cookbook.episodes import Normalizer
 from groot_cookbook.export import settled
-from groot_cookbook.policy import GrootPolicy, PolicyConfig
+from groot_cookbook.inference import Chunk, ChunkEngine, captured
+from groot_cookbook.policy import Embodiment, GrootPolicy, PolicyConfig, Processor
 
-TINY = dict(vision=dict(hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2, image_size=32, patch_size=16),
-            text=dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, head_dim=16, vocab_size=128,
-                      max_position_embeddings=128, rope_theta=1e4, tie_word_embeddings=True),
-            select_layer=1, image_token_index=1)
+TAG, SLOT = "gr1", 24
+SENTENCE = "pick up the red block and place it in the left bin"
 
 
 def configured(size: str) -> PolicyConfig:
-    "The 3B model, or something of its shape for a test."
-    if size == "full": return PolicyConfig()
-    from groot_cookbook.action_head import ActionHeadConfig
-    from groot_cookbook.backbone import BackboneConfig
+    "The 3B model, or something of its shape for a test; both read with the tiny tokenizer, which knows one picture token."
+    told = dict(image_token="<image>", image_token_index=1, view="{patches}")
+    if size == "full": return PolicyConfig(BackboneConfig(**told))
+    vision = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2, image_size=32, patch_size=16)
+    text = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, head_dim=16, vocab_size=600, max_position_embeddings=256,
+                rope_theta=1e4, tie_word_embeddings=True)
     blocks = dict(num_layers=2, num_attention_heads=2, attention_head_dim=16)
     head = ActionHeadConfig(hidden_size=32, input_embedding_dim=32, backbone_embedding_dim=32, max_seq_len=64, diffusion_model_cfg=dict(**blocks, cross_attention_dim=32, output_dim=32),
                             vl_self_attention_cfg=blocks | {"num_layers": 1})
-    return PolicyConfig(BackboneConfig(**TINY), head)
+    return PolicyConfig(BackboneConfig(vision=vision, text=text, select_layer=1, **told), head)
 
 
-class OncePerChunk(nn.Module):
-    "Pixels, words, state and noise to a chunk, for one robot: modulations and masks made beforehand, keys and values once a chunk."
-    def __init__(self, policy: GrootPolicy, mask: Tensor):   # settled; (1, L)
-        super().__init__()
-        head, device = policy.action_head, policy.device
-        self.policy, times = policy, step_times(policy.config.action_head)
-        every = head.model.modulations(torch.tensor(times, device=device))
-        self.steps = [(torch.full((1,), t, device=device), [m[i: i + 1].clone() for m in every]) for i, t in enumerate(times)]
-        self.mask, self.robot = mask, torch.zeros(1, dtype=torch.long, device=device)
-
-    def forward(self, pixel_values: Tensor, input_ids: Tensor, state: Tensor, noise: Tensor) -> Tensor:
-        head, x = self.policy.action_head, noise
-        keys_values = head.look(self.policy.encode(pixel_values, input_ids, self.mask), self.mask)
-        for t, modulations in self.steps: x = x + head.velocity(keys_values, self.mask, state, x, t, self.robot, modulations)[0] / len(self.steps)
-        return x
+def random_policy(size: str, device: torch.device) -> GrootPolicy:
+    "Drawn weights, a tokenizer of few words, and a robot of GR-1's 26 driven joints."
+    tokenizer, joints = tiny_tokenizer(), list(range(26))
+    config = configured(size)
+    around = Normalizer("min_max", -np.ones(26), np.ones(26))
+    processor = Processor(config.backbone, tokenizer, {TAG: Embodiment(TAG, {"body": joints}, {"body": joints}, around, around)})
+    torch.manual_seed(0)
+    with device: policy = GrootPolicy(config, processor).eval()
+    for p in policy.parameters():
+        if p.ndim > 1: p.data.normal_(0, p.shape[-1] ** -.5 if p.ndim < 3 else p.shape[-2] ** -.5)     # signals keep their size through all layers
+    return policy.requires_grad_(False)
 
 
-def anew(policy: GrootPolicy, mask: Tensor, pixel_values: Tensor, input_ids: Tensor, state: Tensor, noise: Tensor) -> Tensor:
-    "The same chunk with everything computed in every step."
-    features, robot, x = policy.encode(pixel_values, input_ids, mask), torch.zeros(1, dtype=torch.long, device=mask.device), noise
-    times = step_times(policy.config.action_head)
-    for t in times: x = x + policy.denoise_step(features, mask, state, robot, x, torch.full((1,), t, device=mask.device)) / len(times)
-    return x
+def anew(policy: GrootPolicy, picture: Tensor, ids: Tensor, mask: Tensor, state: Tensor, noise: Tensor) -> Tensor:
+    "A chunk with everything computed in every step, from what `Chunk.forward` takes."
+    dtype, robot = policy.action_head.vlln.weight.dtype, torch.full((len(ids),), SLOT, device=ids.device)
+    features, x, times = policy.encode(pixels(picture, policy.config.backbone).to(dtype), ids, mask), noise.to(dtype), step_times(policy.config.action_head)
+    for t in times: x = x + policy.denoise_step(features, mask, state.to(dtype), robot, x, torch.full((len(ids),), t, device=ids.device)) / len(times)
+    return x.float()
 
 
-def captured(call: Callable[..., Tensor], inputs: list[Tensor]) -> Callable[..., Tensor]:
-    "One CUDA graph for the whole chunk: inputs are copied to where it reads them, and it is replayed."
-    held, side = [x.clone() for x in inputs], torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(3): call(*held)                       # whatever is chosen or allocated at first use is, before the capture
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph): out = call(*held)
-
-    def replay(*inputs: Tensor) -> Tensor:
-        for there, x in zip(held, inputs): there.copy_(x)
-        graph.replay()
-        return out.clone()
-
-    return replay
-
-
-def floors(device: torch.device, dtype: torch.dtype, n: int, side: int) -> dict[str, float]:
+def floors(device: torch.device, dtype: torch.dtype, side: int) -> dict[str, float]:
     "What this machine reaches in this run: GB/s of a copy, read and written, and TFLOPS of a square product."
     a, b = torch.empty(side * side * 16, dtype=dtype, device=device), torch.randn(2, side, side, device=device).to(dtype)
-    copy, multiply = measure(lambda: a.clone(), "copy", "floor", n), measure(lambda: b[0] @ b[1], "product", "floor", n)
+    copy, multiply = measure(lambda: a.clone(), "copy", "floor", 30), measure(lambda: b[0] @ b[1], "product", "floor", 30)
     return {"gb_s": 2 * a.nbytes / copy.percentile(50) / 1e6, "tflops": 2 * side ** 3 / multiply.percentile(50) / 1e9}
 
 
+def given(policy: GrootPolicy, rows: int = 1, views: int = 1) -> tuple[np.ndarray, list[str], np.ndarray]:
+    "Pictures, sentences and states as a robot would send them."
+    rng, side = np.random.default_rng(0), policy.config.backbone.image_size
+    return rng.integers(0, 256, (rows, views, side, side, 3), np.uint8), [SENTENCE] * rows, rng.uniform(-1, 1, (rows, 26)).astype(np.float32)
+
+
+def prepared(engine: ChunkEngine, seen: tuple) -> list[Tensor]:
+    "What the engine's graph takes, on the device, with fixed noise."
+    pictures, said, state = seen
+    ids, mask = engine.words(tuple(said), pictures.shape[1])
+    noise = torch.randn(len(pictures), *engine.shape, generator=torch.Generator().manual_seed(0))
+    return [torch.as_tensor(pictures).to(engine.device), ids, mask, engine.processor.state(state, TAG, len(pictures)).to(engine.device), noise.to(engine.device)]
+
+
+class Bench:
+    "Rows of one run, each printed as it is made; an answer that differs from eager's is an error."
+    def __init__(self, policy: GrootPolicy, n: int, deadline: float):
+        self.policy, self.n, self.deadline, self.rows, self.wants = policy, n, deadline, [], {}
+        self.cuda = policy.device.type == "cuda"
+
+    def late(self, what: str) -> bool:
+        if late := time.monotonic() > self.deadline: print(f"no time left for: {what}", flush=True)
+        return late
+
+    def row(self, taken: Latency, **more) -> None:
+        self.rows.append(taken.summary() | more)
+        about = "  ".join(f"{k} {v:.6g}" if isinstance(v, float) else f"{k} {v}" for k, v in more.items())
+        print(f"{taken.backend:28} {taken.scope:11} p50 {taken.percentile(50):9.3f} ms  p99 {taken.percentile(99):9.3f}  {about}", flush=True)
+
+    def agreement(self, got: Tensor, inputs: list[Tensor], name: str, at_least: float) -> dict[str, float]:
+        "How near to float32 eager: the chunk, and what was added to the noise, which is the stricter."
+        key = tuple(x.shape for x in inputs)
+        if key not in self.wants: self.wants[key] = anew(self.policy, *inputs)
+        cosine = lambda a, b: torch.nn.functional.cosine_similarity(a.flatten().double(), b.flatten().double(), 0).item()
+        found = {"cosine": cosine(got, self.wants[key]), "cosine_of_movement": cosine(got - inputs[-1], self.wants[key] - inputs[-1])}
+        if not found["cosine"] >= at_least: raise core.CookbookError(f"{name} says something else than eager (cosine {found['cosine']:.5f})", "gpu_policy", "Its speed means nothing; find the step that differs")
+        return found
+
+    def engine(self, name: str, call: Callable, inputs: list[Tensor], n: int | None = None, at_least: float = .998, **more) -> None:
+        found = self.agreement(call(*inputs).clone(), inputs, name, at_least)
+        self.row(measure(lambda: call(*inputs), name, "engine", n or self.n), **found, **more)
+
+    def end_to_end(self, name: str, engine: ChunkEngine, seen: tuple, n: int, **more) -> None:
+        generator, (pictures, said, state) = torch.Generator().manual_seed(0), seen
+        self.row(measure(lambda: engine.predict(pictures, said, state, generator), name, "end to end", n, warmup=20), rows=len(pictures), views=pictures.shape[1], **more)
+
+
+def profiled(call: Callable, path: Path) -> None:
+    "Which kernels one call spends its time in."
+    from torch.profiler import ProfilerActivity, profile
+    with profile(activities=[ProfilerActivity.CUDA]) as seen:
+        for _ in range(5): call()
+        torch.cuda.synchronize()
+    averages = sorted(seen.key_averages(), key=lambda e: -e.self_device_time_total)
+    path.write_text("\n".join(f"{e.self_device_time_total / 5:9.1f} us {e.count / 5:7.1f} x {e.key[:150]}" for e in averages))
+    print(f"kernels: {sum(e.self_device_time_total for e in averages) / 5e3:.3f} ms in {sum(e.count for e in averages) / 5:.0f} launches; the largest\n" + "\n".join(path.read_text().splitlines()[:14]), flush=True)
+
+
+def beside_the_peer(bench: Bench, inputs: list[Tensor], peer: str) -> None:
+    "lerobot's N1.5 in a process of its own: the same weights, inputs and noise."
+    backbone = bench.policy.config.backbone
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
+        weights = {k: v.to(torch.bfloat16).cpu().contiguous() for k, v in bench.policy.state_dict().items() if "lm_head" not in k}
+        save_file(weights, f"{folder}/weights.safetensors")
+        picture, ids, mask, state, noise = (x.cpu() for x in inputs)
+        save_file(dict(pixels=pixels(picture, backbone).contiguous(), ids=ids, mask=mask, state=state, noise=noise), f"{folder}/given.safetensors")
+        Path(folder, "about.json").write_text(json.dumps({"vision": backbone.vision, "text": backbone.text, "select_layer": backbone.select_layer, "image_token_index": backbone.image_token_index,
+                                                          "head": bench.policy.config.action_head.to_upstream(), "slot": SLOT, "n": bench.n, "device": bench.policy.device.type}))
+        done = subprocess.run([sys.executable, str(HERE / "gpu_peer.py"), folder], env=os.environ | {"PYTHONPATH": peer, "HF_HUB_OFFLINE": "1"}, text=True, capture_output=True)
+        if done.returncode: print(f"the peer did not run:\n{done.stderr[-3000:]}", flush=True); return
+        found, made = json.loads(Path(folder, "peer.json").read_text()), load_file(f"{folder}/made.safetensors")
+        for name, samples in found["rows"].items():
+            bench.row(Latency(f"peer {name}", "engine", tuple(samples)), **bench.agreement(made[name].to(inputs[-1].device), inputs, f"peer {name}", .99), versions=found["versions"])
+
+
 @torch.no_grad()                          # not inference_mode: under it `workload` sees linear layers whole and counts nothing
-def run(size: str, precision: str, device: torch.device, n: int, compiled: bool, side: int) -> dict:
+def run(size: str, device: torch.device, n: int, side: int, compiled: bool, seconds: float, peer: str, out: Path) -> dict:
     "Every way in one run, its agreement with eager, and the floors."
-    config, dtype = configured(size), {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]
-    torch.manual_seed(0)
-    with device: policy = settled(GrootPolicy(config).eval(), 0).to(dtype)
-    backbone, head = config.backbone, config.action_head
-    words = torch.full((1, 40), 2, device=device)
-    ids = torch.cat([torch.full((1, backbone.tokens_per_view), backbone.image_token_index, device=device), words], 1)
-    random = lambda *shape: torch.randn(*shape, device=device, dtype=dtype)
-    inputs = [random(1, 3, backbone.image_size, backbone.image_size), ids, random(1, head.max_state_dim), random(1, head.action_horizon, head.action_dim)]
-    mask, made = torch.ones_like(ids), time.perf_counter()
-    once = OncePerChunk(policy, mask)
-    ways: dict[str, Callable] = {"eager": lambda *x: anew(policy, mask, *x), "once per chunk": once}
-    if device.type == "cuda": ways["CUDA graph"] = captured(once, inputs)
-    if compiled: ways["compiled"] = torch.compile(once, mode="max-autotune" if device.type == "cuda" else None, fullgraph=True)
-    want, rows = ways["eager"](*inputs).float(), []
-    for name, way in ways.items():
-        got = way(*inputs).float()
-        cosine = torch.nn.functional.cosine_similarity(got.flatten(), want.flatten(), 0).item()
-        if not cosine >= .999: raise core.CookbookError(f"{name} says something else than eager (cosine {cosine:.5f})", "gpu_policy", "Its speed means nothing; find the step that differs")
-        rows.append({**measure(lambda: way(*inputs), name, "engine", n).summary(), "cosine": cosine, "max_abs_error": (got - want).abs().max().item()})
-    found, work = floors(device, dtype, n, side), workload(config)
-    times = {p: len(step_times(head)) if p in STEPS else 1 for p in work}
-    gigabytes = sum(w.weights_m * times[p] for p, w in work.items()) * dtype.itemsize / 1e3
+    began, policy, precision = time.monotonic(), random_policy(size, device), "bf16" if device.type == "cuda" else "fp32"
+    bench, seen = Bench(policy, n, began + seconds), given(policy)
+    peak = lambda: {"peak_gb": round(torch.cuda.max_memory_allocated() / 1e9, 2)} if bench.cuda else {}
+    found: dict = {}
+    quick = ChunkEngine(policy, TAG, precision, compiled)
+    inputs = prepared(quick, seen)
+    bench.engine("eager, float32", lambda *x: anew(policy, *x), inputs, min(n, 20))
+    half = settled(policy, SLOT).to(quick.chunk.future.dtype)
+    bench.engine("eager", lambda *x: anew(half, *x), inputs, min(n, 50))
+    del half
+    bench.engine("once per chunk", quick.chunk, inputs, min(n, 50))
+    if bench.cuda: bench.engine("CUDA graph", captured(quick.chunk, inputs), inputs)
+    started = time.monotonic()
+    bench.engine("compiled", quick.run, inputs, seconds_to_make=round(time.monotonic() - started, 1))
+    print(f"compiled after {time.monotonic() - started:.0f} s", flush=True)
+    bench.end_to_end("compiled", quick, seen, max(n, 1000) if bench.cuda else n)
+    if bench.cuda: profiled(lambda: quick.run(*inputs), out / "kernels_bf16.txt")
+    if bench.cuda and not bench.late("FP8"):
+        low = ChunkEngine(policy, TAG, "fp8", compiled)
+        started = time.monotonic()
+        bench.engine("FP8 compiled", low.run, inputs, at_least=.9)
+        print(f"FP8 compiled after {time.monotonic() - started:.0f} s", flush=True)
+        bench.end_to_end("FP8 compiled", low, seen, 1000)
+        profiled(lambda: low.run(*inputs), out / "kernels_fp8.txt")
+        found["weights_gb"] = {"bf16": sum(p.nbytes for p in (*quick.chunk.parameters(), *quick.chunk.buffers())) / 1e9, "fp8": sum(p.nbytes for p in (*low.chunk.parameters(), *low.chunk.buffers())) / 1e9}
+        del low
+    if peer and not bench.late("the peer"): beside_the_peer(bench, inputs, peer)
+    if bench.cuda:
+        policy.cpu()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        quick.run(*inputs)
+        found["serving"] = {"gb": round(torch.cuda.memory_allocated() / 1e9, 2)} | peak()
+        for rows, views in ((1, 2), (1, 3), (8, 1), (32, 1), (128, 1)):
+            if bench.late(f"{rows} rows of {views} views"): break
+            more = given(policy, rows, views)
+            quick.processor.length = None
+            taken = measure(lambda: quick.predict(*more), "compiled", "end to end", 200 if rows == 1 else 20)
+            bench.row(taken, rows=rows, views=views, chunks_a_second=rows / taken.percentile(50) * 1e3, **peak())
+        if not bench.late("8 steps"):
+            policy.to(device)
+            eight = ChunkEngine(policy, TAG, precision, compiled, steps=8)
+            bench.end_to_end("compiled, 8 steps", eight, seen, n)
+    work, reached = workload(policy.config, words=inputs[1].shape[1] - policy.config.backbone.tokens_per_view), floors(device, quick.chunk.future.dtype, side)
+    times = {p: len(step_times(policy.config.action_head)) if p in STEPS else 1 for p in work}
+    gigabytes = sum(w.weights_m * times[p] for p, w in work.items()) * quick.chunk.future.dtype.itemsize / 1e3
     teraflop = sum(w.gflop * times[p] for p, w in work.items()) / 1e3
-    found |= {"gigabytes": gigabytes, "teraflop": teraflop, "floor_ms": max(gigabytes / found["gb_s"], teraflop / found["tflops"]) * 1e3}
-    memory = {"peak_gb": torch.cuda.max_memory_allocated() / 1e9} if device.type == "cuda" else {}
-    weights = sum(p.nbytes for p in policy.parameters()) / 1e9
-    return {"rows": rows, "floors": found, "weights_gb": weights, **memory, "denoising_steps": len(step_times(head)), "seconds": round(time.perf_counter() - made, 1)}
+    found["floors"] = reached | {"gigabytes": gigabytes, "teraflop": teraflop, "floor_ms": max(gigabytes / reached["gb_s"], teraflop / reached["tflops"]) * 1e3}
+    return {"rows": bench.rows, **found, "tokens": inputs[1].shape[1], "denoising_steps": len(step_times(policy.config.action_head)), "seconds": round(time.monotonic() - began, 1)}
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", choices=["full", "tiny"], default="full")
-    parser.add_argument("--precision", choices=["bf16", "fp32"], default="bf16")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--n", type=int, default=200)
     parser.add_argument("--no-compile", action="store_true")
     parser.add_argument("--side", type=int, default=8192, help="of the square matrices that find the machine's ceiling")
+    parser.add_argument("--seconds", type=float, default=1e9, help="begin nothing new after so many")
+    parser.add_argument("--peer", default="", help="folder where lerobot 0.4.4 is installed with what it needs")
+    parser.add_argument("--commit", default="", help="where the checkout is not at hand")
     parser.add_argument("--out", type=Path, default=ROOT / "data" / "results")
     args = parser.parse_args(argv)
     if args.device.startswith("cuda") and not torch.cuda.is_available():
         print("This machine has no CUDA GPU, so nothing was measured.")
         return 0
-    found = run(args.size, args.precision, torch.device(args.device), args.n, not args.no_compile, args.side)
-    about = {"name": f"latency_{args.size}_{args.precision}", "what": __doc__.splitlines()[0], "command": " ".join(["python benchmarks/gpu_policy.py", *(argv if argv is not None else sys.argv[1:])]),
-             "commit": commit(), "hardware": hardware(torch.get_num_threads()), "date": datetime.date.today().isoformat(), "versions": {p: core.version(p) for p in core.VERSIONED if core.version(p)}}
+    found = run(args.size, torch.device(args.device), args.n, args.side, not args.no_compile, args.seconds, args.peer, args.out)
+    about = {"name": f"latency_{args.size}", "what": __doc__.splitlines()[0], "command": "python benchmarks/gpu_policy.py" + " --peer FOLDER" * bool(args.peer), "commit": args.commit or commit(),
+             "hardware": hardware(torch.get_num_threads()), "date": datetime.date.today().isoformat(), "versions": {p: core.version(p) for p in core.VERSIONED if core.version(p)}}
     path = core.write_json(args.out / f"{about['name']}.json", about | found)
-    for row in found["rows"]: print(f"{row['backend']:15} p50 {row['p50']:8.3f} ms   p99 {row['p99']:8.3f} ms   cosine {row['cosine']:.6f}")
     print(f"floor {found['floors']['floor_ms']:.3f} ms at {found['floors']['gb_s']:.0f} GB/s and {found['floors']['tflops']:.0f} TFLOPS, measured here; wrote {path.name}")
     return 0
 

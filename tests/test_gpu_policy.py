@@ -5,19 +5,22 @@ import gpu_policy
 import pytest
 import torch
 
+from groot_cookbook import inference
 from groot_cookbook.core import CookbookError
 
 
 def test_every_way_gives_the_same_chunk(tmp_path):
-    assert gpu_policy.main(["--size", "tiny", "--device", "cpu", "--precision", "fp32", "--no-compile", "--n", "3", "--side", "64", "--out", str(tmp_path)]) == 0
-    found = json.loads((tmp_path / "latency_tiny_fp32.json").read_text())
-    assert [r["backend"] for r in found["rows"]] == ["eager", "once per chunk"] and all(len(r["samples_ms"]) == 3 and r["cosine"] > .99999 for r in found["rows"])
+    assert gpu_policy.main(["--size", "tiny", "--device", "cpu", "--no-compile", "--n", "3", "--side", "64", "--out", str(tmp_path)]) == 0
+    found = json.loads((tmp_path / "latency_tiny.json").read_text())
+    engines = [r for r in found["rows"] if r["scope"] == "engine"]
+    assert [r["backend"] for r in engines] == ["eager, float32", "eager", "once per chunk", "compiled"]
+    assert all(len(r["samples_ms"]) == 3 and r["cosine_of_movement"] > .99999 for r in engines) and found["rows"][-1]["scope"] == "end to end"
     assert {"command", "commit", "hardware", "date", "versions"} <= set(found) and found["floors"]["floor_ms"] > 0
 
 
-def test_a_way_that_says_something_else_is_an_error(monkeypatch):
-    monkeypatch.setattr(gpu_policy.OncePerChunk, "forward", lambda self, pixels, ids, state, noise: -noise)
-    with pytest.raises(CookbookError, match="says something else than eager"): gpu_policy.run("tiny", "fp32", torch.device("cpu"), 1, False, 32)
+def test_a_way_that_says_something_else_is_an_error(monkeypatch, tmp_path):
+    monkeypatch.setattr(inference.Chunk, "forward", lambda self, pictures, ids, mask, state, noise: -noise)
+    with pytest.raises(CookbookError, match="says something else than eager"): gpu_policy.run("tiny", torch.device("cpu"), 1, 32, False, 1e9, "", tmp_path)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="here is a GPU")
