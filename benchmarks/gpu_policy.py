@@ -41,13 +41,13 @@ SENTENCE = "pick up the red block and place it in the left bin"
 
 def configured(size: str) -> PolicyConfig:
     "The 3B model, or something of its shape for a test; both read with the tiny tokenizer, which knows one picture token."
-    told = dict(image_token="<image>", image_token_index=1, view="{patches}")
+    told = dict(image_token="<image>", image_token_index=1, view="{patches}", template="{images}" + "the robot will " * 12 + "{instruction}")
     if size == "full": return PolicyConfig(BackboneConfig(**told))
     vision = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2, image_size=32, patch_size=16)
     text = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, head_dim=16, vocab_size=600, max_position_embeddings=256,
                 rope_theta=1e4, tie_word_embeddings=True)
-    blocks = dict(num_layers=2, num_attention_heads=2, attention_head_dim=16)
-    head = ActionHeadConfig(hidden_size=32, input_embedding_dim=32, backbone_embedding_dim=32, max_seq_len=64, diffusion_model_cfg=dict(**blocks, cross_attention_dim=32, output_dim=32),
+    blocks = dict(num_layers=2, num_attention_heads=2, attention_head_dim=16, final_dropout=True, positional_embeddings=None)
+    head = ActionHeadConfig(hidden_size=32, input_embedding_dim=32, backbone_embedding_dim=32, max_seq_len=64, diffusion_model_cfg=dict(**blocks, cross_attention_dim=32, output_dim=32, norm_type="ada_norm", interleave_self_attention=True),
                             vl_self_attention_cfg=blocks | {"num_layers": 1})
     return PolicyConfig(BackboneConfig(vision=vision, text=text, select_layer=1, **told), head)
 
