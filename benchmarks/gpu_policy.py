@@ -43,7 +43,7 @@ def configured(size: str) -> PolicyConfig:
     "The 3B model, or something of its shape for a test; both read with the tiny tokenizer, which knows one picture token."
     told = dict(image_token="<image>", image_token_index=1, view="{patches}", template="{images}" + "the robot will " * 12 + "{instruction}")
     if size == "full": return PolicyConfig(BackboneConfig(**told))
-    vision = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2, image_size=32, patch_size=16)
+    vision = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2, image_size=64, patch_size=16)
     text = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, head_dim=16, vocab_size=600, max_position_embeddings=256,
                 rope_theta=1e4, tie_word_embeddings=True)
     blocks = dict(num_layers=2, num_attention_heads=2, attention_head_dim=16, final_dropout=True, positional_embeddings=None)
@@ -142,7 +142,7 @@ def beside_the_peer(bench: Bench, inputs: list[Tensor], peer: str) -> None:
     "lerobot's N1.5 in a process of its own: the same weights, inputs and noise."
     backbone = bench.policy.config.backbone
     with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
-        weights = {k: v.to(torch.bfloat16).cpu().contiguous() for k, v in bench.policy.state_dict().items() if "lm_head" not in k}
+        weights = {k: v.to(torch.bfloat16 if bench.cuda else v.dtype).cpu().contiguous() for k, v in bench.policy.state_dict().items() if "lm_head" not in k}
         save_file(weights, f"{folder}/weights.safetensors")
         picture, ids, mask, state, noise = (x.cpu() for x in inputs)
         save_file(dict(pixels=pixels(picture, backbone).contiguous(), ids=ids, mask=mask, state=state, noise=noise), f"{folder}/given.safetensors")
