@@ -24,6 +24,7 @@ test: $(READY)           ## chapters by papermill, the notebooks between them an
 bench: $(READY)          ## measure speed and memory on this machine into data/results/
 	$(BIN)/python benchmarks/bench.py
 	$(BIN)/python benchmarks/gpu_policy.py
+	$(BIN)/python benchmarks/gpu_dreams.py
 
 docs: $(READY)           ## the book, its library and a gallery as a site: _docs/site/index.html
 	$(BIN)/python docs/assemble.py _docs/pages

@@ -105,12 +105,13 @@ def idm_frames() -> dict:
 
 
 def policy_latency() -> dict:
-    "The tiny policy, torch eager against ONNX Runtime, batch 1. Its weights are random: they do not change how long it takes."
+    "The tiny policy, torch eager against nothing computed twice (notebook 09a), compiled too, and against ONNX Runtime, batch 1. Its weights are random: they do not change how long it takes."
     import tempfile
 
     from groot_cookbook.backbone import tiny_backbone
     from groot_cookbook.episodes import Dataset, write_dataset
     from groot_cookbook.export import answers, export_policy, observations, open_session
+    from groot_cookbook.inference import Chunk
     from groot_cookbook.policy import Embodiment, build_policy
     from groot_cookbook.workspace import Workspace, demonstrate, seeds
     with tempfile.TemporaryDirectory() as folder:
@@ -120,8 +121,12 @@ def policy_latency() -> dict:
         x = observations(policy, dataset, robot.tag, 1)[0]
         graph = export_policy(policy, x, robot.slot)["policy"]
     session, env = open_session(graph, torch.get_num_threads()), Workspace()
-    takes = [i.name for i in session.get_inputs()]
+    takes, order = [i.name for i in session.get_inputs()], ("pixel_values", "input_ids", "attention_mask", "state", "noise")
+    once, compiled = (Chunk(policy.requires_grad_(False), robot.slot) for _ in range(2))
+    for part in (compiled.sight, compiled.reading, compiled.looking, compiled.acting): part.compile(dynamic=False)
     engines = {"torch eager": lambda x: answers(policy, x, robot.slot)["actions"],
+               "nothing twice": lambda x: once(*(torch.from_numpy(x[k]) for k in order)).detach().numpy(),
+               "nothing twice, compiled": lambda x: compiled(*(torch.from_numpy(x[k]) for k in order)).detach().numpy(),
                "ONNX Runtime": lambda x: session.run(None, {k: x[k] for k in takes})[0]}
     _, info = env.reset(seed=seeds("evaluation", 1)[0])
     found = latency(policy, engines, lambda: tuple(env.observe().values()), info["instruction"], robot.tag, x["input_ids"].shape[1], n=50)

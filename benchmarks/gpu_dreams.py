@@ -5,7 +5,8 @@ Each way dreams the same film in the same run, from the same noise, prompt embed
     cuDNN attention     the same, its attention by cuDNN
     compiled            that, its blocks compiled
     FP8                 that, its blocks' linear layers in FP8 (`inference.Linear8`, a scale for each row)
-    half guided         that, with guidance in the first half of the steps only (`dreaming.dream`'s `guided`)
+    half guided         that, with guidance in the first half of the steps only
+**It has not been run on a GPU yet**; its code path has, at a tiny size on a CPU (tests/test_gpu_dreams.py).
 Says how far each film is from the stock one, which for drawn weights is what rounding and skipping change, not what a viewer would see.
 Writes data/results/dream_throughput.json. Without CUDA it says so and leaves everything as it is.
 """
@@ -98,7 +99,7 @@ def run(size: str, device: torch.device, height: int, width: int, frames: int, s
         with attention():
             _, warm = dreamed(share, 2)
             _, few = dreamed(1., 1)
-            taken, films = [], []
+            taken = []
             for _ in range(n):
                 film, seconds = dreamed(share)
                 taken.append(seconds)

@@ -1,5 +1,7 @@
 """GR00T N1.5 at full size on one CUDA GPU, random weights: eager, once per chunk, captured, compiled, in FP8, beside the peer. python benchmarks/gpu_policy.py
 
+**It has not been run on a GPU yet**; its code path has, at a tiny size on a CPU (tests/test_gpu_policy.py: the same ways but the captured graph and FP8).
+
 Ways through the same policy on the same picture, words, state and noise, in one run; all must give the same chunk before any is believed:
     eager               every denoising step computed anew, adapter, keys, values and modulations too, as stock code does
     once per chunk      `inference.Chunk`: what depends on the scene or on the flow's time alone is computed once a chunk, or once for good
@@ -15,6 +17,7 @@ from __future__ import annotations
 
 import argparse, datetime, json, os, subprocess, sys, tempfile, time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +35,7 @@ from groot_cookbook.backbone import BackboneConfig, pixels, tiny_tokenizer
 from groot_cookbook.benchmark import STEPS, Latency, measure, workload
 from groot_cookbook.episodes import Normalizer
 from groot_cookbook.export import settled
-from groot_cookbook.inference import Chunk, ChunkEngine, captured
+from groot_cookbook.inference import ChunkEngine, captured
 from groot_cookbook.policy import Embodiment, GrootPolicy, PolicyConfig, Processor
 
 TAG, SLOT = "gr1", 24
@@ -66,7 +69,7 @@ def random_policy(size: str, device: torch.device) -> GrootPolicy:
 
 
 def anew(policy: GrootPolicy, picture: Tensor, ids: Tensor, mask: Tensor, state: Tensor, noise: Tensor) -> Tensor:
-    "A chunk with everything computed in every step, from what `Chunk.forward` takes."
+    "A chunk with everything computed in every step, from what `Chunk.watch` takes."
     dtype, robot = policy.action_head.vlln.weight.dtype, torch.full((len(ids),), SLOT, device=ids.device)
     features, x, times = policy.encode(pixels(picture, policy.config.backbone).to(dtype), ids, mask), noise.to(dtype), step_times(policy.config.action_head)
     for t in times: x = x + policy.denoise_step(features, mask, state.to(dtype), robot, x, torch.full((len(ids),), t, device=ids.device)) / len(times)
@@ -165,11 +168,9 @@ def run(size: str, device: torch.device, n: int, side: int, compiled: bool, seco
     quick = ChunkEngine(policy, TAG, precision, compiled)
     inputs = prepared(quick, seen)
     bench.engine("eager, float32", lambda *x: anew(policy, *x), inputs, min(n, 20))
-    half = settled(policy, SLOT).to(quick.chunk.future.dtype)
-    bench.engine("eager", lambda *x: anew(half, *x), inputs, min(n, 50))
-    del half
-    bench.engine("once per chunk", quick.chunk, inputs, min(n, 50))
-    if bench.cuda: bench.engine("CUDA graph", captured(quick.chunk, inputs), inputs)
+    bench.engine("eager", partial(anew, settled(policy, SLOT).to(quick.chunk.future.dtype)), inputs, min(n, 50))
+    bench.engine("once per chunk", quick.chunk.watch, inputs, min(n, 50))
+    if bench.cuda: bench.engine("CUDA graph", captured(quick.chunk.watch, inputs), inputs)
     started = time.monotonic()
     bench.engine("compiled", quick.run, inputs, seconds_to_make=round(time.monotonic() - started, 1))
     print(f"compiled after {time.monotonic() - started:.0f} s", flush=True)

@@ -19,7 +19,7 @@ def test_every_way_gives_the_same_chunk(tmp_path):
 
 
 def test_a_way_that_says_something_else_is_an_error(monkeypatch, tmp_path):
-    monkeypatch.setattr(inference.Chunk, "forward", lambda self, pictures, ids, mask, state, noise: -noise)
+    monkeypatch.setattr(inference.Chunk, "watch", lambda self, pictures, ids, mask, state, noise: -noise)
     with pytest.raises(CookbookError, match="says something else than eager"): gpu_policy.run("tiny", torch.device("cpu"), 1, 32, False, 1e9, "", tmp_path)
 
 

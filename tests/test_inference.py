@@ -1,0 +1,108 @@
+"The fast path says what the policy says: in all slots, with padding, several views, fewer and more steps, and whatever upstream left out."
+import copy
+from dataclasses import replace
+
+import gpu_policy
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings, strategies as st
+
+from groot_cookbook.backbone import pixels
+from groot_cookbook.core import CookbookError
+from groot_cookbook.inference import FP8, Chunk, ChunkEngine, Linear8, to_fp8
+from groot_cookbook.policy import GrootPolicy, PolicyConfig
+
+
+@pytest.fixture(scope="module")
+def policy() -> GrootPolicy: return gpu_policy.random_policy("tiny", torch.device("cpu"))
+
+
+def asked(policy: GrootPolicy, rows: int, views: int, padded: int, seed: int = 0) -> list[torch.Tensor]:
+    "Inputs of `Chunk.watch` with the picture's tokens somewhere among the words and padding on the left of the first row."
+    dice, backbone = torch.Generator().manual_seed(seed), policy.config.backbone
+    patches = views * backbone.tokens_per_view
+    ids = torch.randint(2, 500, (rows, patches + 12), generator=dice)
+    ids[:, 6: 6 + patches] = backbone.image_token_index
+    mask = torch.ones_like(ids)
+    mask[0, :padded] = 0
+    images = torch.randint(0, 256, (rows, views, 48, 56, 3), generator=dice).to(torch.uint8)
+    return [images, ids, mask, torch.randn(rows, 64, generator=dice), torch.randn(rows, 16, 32, generator=dice)]
+
+
+@torch.no_grad()
+def plainly(policy: GrootPolicy, x: list[torch.Tensor], slot: int) -> torch.Tensor:
+    features = policy.encode(pixels(x[0], policy.config.backbone), x[1], x[2])
+    return policy.act(features, x[2], x[3], torch.full((len(x[1]),), slot), x[4])
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.integers(1, 3), st.integers(1, 3), st.integers(0, 5), st.sampled_from([0, 17, 24, 31]), st.integers(0, 9))
+def test_the_chunk_is_the_policys(policy, rows, views, padded, slot, seed):
+    x = asked(policy, rows, views, padded, seed)
+    with torch.no_grad(): got = Chunk(policy, slot).watch(*x)
+    torch.testing.assert_close(got, plainly(policy, x, slot), atol=2e-5, rtol=1e-5)
+
+
+def test_a_slot_is_not_another(policy):
+    x = asked(policy, 1, 1, 0)
+    with torch.no_grad(): assert (Chunk(policy, 24).watch(*x) - Chunk(policy, 31).watch(*x)).abs().max() > .01
+
+
+def test_as_many_steps_as_asked_for(policy):
+    x, eight = asked(policy, 1, 1, 0), copy.deepcopy(policy)
+    eight.config = PolicyConfig(policy.config.backbone, replace(policy.config.action_head, num_inference_timesteps=8))
+    eight.action_head.config = eight.config.action_head
+    with torch.no_grad(): torch.testing.assert_close(Chunk(policy, 0, steps=8).watch(*x), plainly(eight, x, 0), atol=2e-5, rtol=1e-5)
+
+
+def test_upstreams_blindness_to_padding_is_kept_where_it_is_asked_for(policy):
+    x, same = asked(policy, 2, 1, 4), copy.deepcopy(policy)
+    same.action_head.upstream_compatible = True
+    with torch.no_grad(): got, careful = Chunk(same, 0).watch(*x), Chunk(policy, 0).watch(*x)
+    torch.testing.assert_close(got, plainly(same, x, 0), atol=2e-5, rtol=1e-5)
+    assert (got - careful)[0].abs().max() > 1e-3 and torch.allclose(got[1], careful[1], atol=1e-5)
+
+
+def test_n16_is_refused():
+    with torch.device("meta"): n16 = GrootPolicy(PolicyConfig(gpu_policy.configured("tiny").backbone, replace(gpu_policy.configured("tiny").action_head, use_alternate_vl_dit=True)))
+    with pytest.raises(CookbookError, match="N1.6"): Chunk(n16, 0)
+
+
+def test_the_policy_is_left_as_it_was(policy):
+    before = {k: v.clone() for k, v in policy.state_dict().items()}
+    x = asked(policy, 1, 1, 0)
+    with torch.no_grad(): to_fp8(Chunk(policy, 0, precision=torch.bfloat16), [x]).watch(*x)
+    assert all(torch.equal(v, before[k]) and v.dtype == before[k].dtype for k, v in policy.state_dict().items())
+
+
+def test_fp8_holds_the_wide_layers_and_no_others(policy):
+    x = asked(policy, 1, 1, 0)
+    low = to_fp8(Chunk(policy, 0, precision=torch.bfloat16), [x])
+    eight = {n for n, m in low.named_modules() if isinstance(m, Linear8)}
+    assert {"sight.layers.0.qkv", "reading.layers.0.widen", "looking.keys_values", "acting.layers.1.narrow"} <= eight and not {"sight.connector", "acting.answer2", "state1"} & eight
+    assert all(m.weight8.dtype == FP8 for m in low.modules() if isinstance(m, Linear8))
+
+
+def test_a_compiled_engine_predicts_what_the_policy_predicts(policy):
+    engine, (images, said, state) = ChunkEngine(policy, gpu_policy.TAG, "fp32"), gpu_policy.given(policy, 2)
+    dice = lambda: torch.Generator().manual_seed(3)
+    want = policy.predict(images, said, state, gpu_policy.TAG, dice())
+    for _ in range(2): np.testing.assert_allclose(engine.predict(images, said, state, dice()), want, atol=2e-5)
+
+
+def test_longer_words_make_a_new_graph_and_shorter_ones_do_not(policy):
+    engine, (images, _, state) = ChunkEngine(policy, gpu_policy.TAG, "fp32", compiled=False), gpu_policy.given(policy)
+    for words, graphs in (("pick up the red block", 1), ("pick up the blue block", 1), ("pick up the red block and place it in the left bin " * 4, 2), ("pick up the red block", 2)):
+        want = policy.predict(images, [words], state, gpu_policy.TAG, torch.Generator().manual_seed(0))
+        np.testing.assert_allclose(engine.predict(images, [words], state, torch.Generator().manual_seed(0)), want, atol=2e-5)
+        assert len(engine.graphs) == graphs
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_the_captured_graph_reads_every_new_picture():
+    policy = gpu_policy.random_policy("tiny", torch.device("cuda"))
+    engine = ChunkEngine(policy, gpu_policy.TAG, "fp32", compiled=False)
+    for seed in range(3):
+        x = [y.cuda() for y in asked(policy, 1, 1, 0, seed)]
+        torch.testing.assert_close(engine.run(*x), Chunk(policy, gpu_policy.SLOT).watch(*x), atol=1e-3, rtol=1e-3)
