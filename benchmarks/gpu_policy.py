@@ -83,18 +83,10 @@ def floors(device: torch.device, dtype: torch.dtype, side: int) -> dict[str, flo
     return {"gb_s": 2 * a.nbytes / copy.percentile(50) / 1e6, "tflops": 2 * side ** 3 / multiply.percentile(50) / 1e9}
 
 
-def given(policy: GrootPolicy, rows: int = 1, views: int = 1) -> tuple[np.ndarray, list[str], np.ndarray]:
+def given(policy: GrootPolicy, rows: int = 1, views: int = 1, seed: int = 0) -> tuple[np.ndarray, list[str], np.ndarray]:
     "Pictures, sentences and states as a robot would send them."
-    rng, side = np.random.default_rng(0), policy.config.backbone.image_size
+    rng, side = np.random.default_rng(seed), policy.config.backbone.image_size
     return rng.integers(0, 256, (rows, views, side, side, 3), np.uint8), [SENTENCE] * rows, rng.uniform(-1, 1, (rows, 26)).astype(np.float32)
-
-
-def prepared(engine: ChunkEngine, seen: tuple) -> list[Tensor]:
-    "What the engine's graph takes, on the device, with fixed noise."
-    pictures, said, state = seen
-    ids, mask = engine.words(tuple(said), pictures.shape[1])
-    noise = torch.randn(len(pictures), *engine.shape, generator=torch.Generator().manual_seed(0))
-    return [torch.as_tensor(pictures).to(engine.device), ids, mask, engine.processor.state(state, TAG, len(pictures)).to(engine.device), noise.to(engine.device)]
 
 
 class Bench:
@@ -166,7 +158,7 @@ def run(size: str, device: torch.device, n: int, side: int, compiled: bool, seco
     peak = lambda: {"peak_gb": round(torch.cuda.max_memory_allocated() / 1e9, 2)} if bench.cuda else {}
     found: dict = {}
     quick = ChunkEngine(policy, TAG, precision, compiled)
-    inputs = prepared(quick, seen)
+    inputs = quick.inputs(*seen, torch.Generator().manual_seed(0))
     bench.engine("eager, float32", lambda *x: anew(policy, *x), inputs, min(n, 20))
     bench.engine("eager", partial(anew, settled(policy, SLOT).to(quick.chunk.future.dtype)), inputs, min(n, 50))
     bench.engine("once per chunk", quick.chunk.watch, inputs, min(n, 50))
@@ -178,6 +170,7 @@ def run(size: str, device: torch.device, n: int, side: int, compiled: bool, seco
     if bench.cuda: profiled(lambda: quick.run(*inputs), out / "kernels_bf16.txt")
     if bench.cuda and not bench.late("FP8"):
         low = ChunkEngine(policy, TAG, "fp8", compiled)
+        low.calibrate([given(policy, seed=s) for s in range(1, 9)])
         started = time.monotonic()
         bench.engine("FP8 compiled", low.run, inputs, at_least=.9)
         print(f"FP8 compiled after {time.monotonic() - started:.0f} s", flush=True)

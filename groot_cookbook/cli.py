@@ -193,14 +193,14 @@ def _packages() -> list[str]:
 
 
 def _access() -> list[str]:
-    "Which gated checkpoints are on this machine, or how to get them; asks nothing of the network."
+    "Which of the checkpoints that profile `real` wants are on this machine, or how to get them; asks nothing of the network."
     try: from huggingface_hub import get_token, try_to_load_from_cache
     except ImportError: return ["huggingface-hub: no"]
     lines = [f"hub token: {'yes' if get_token() else 'no (huggingface.co/settings/tokens, then: hf auth login)'}"]
     named = [v for block in chapters.read_profile("real").values() for v in block.values() if isinstance(v, str) and re.fullmatch(r"[\w-]+/[\w.-]+(@.+)?", v)]
     for repo, revision in {**dict(n.partition("@")[::2] for n in named), **BESIDE}.items():
         here = any(isinstance(try_to_load_from_cache(repo, f, revision=revision or None), str) for f in ("config.json", "model_index.json", "README.md"))
-        lines.append(f"{repo}: " + ("yes" if here else f"no (accept the licence at huggingface.co/{repo}, then: hf download {repo}{f' --revision {revision}' if revision else ''})"))
+        lines.append(f"{repo}: " + ("yes" if here else f"no (hf download {repo}{f' --revision {revision}' if revision else ''}; where it is gated, accept its licence at huggingface.co/{repo} first)"))
     return lines
 
 

@@ -306,7 +306,7 @@ class ChunkEngine:
         self.processor, self.tag, self.device = replace(policy.processor, length=length), tag, policy.device
         self.compiled, self.fp8, self.shape = compiled, precision == "fp8", (policy.config.action_head.action_horizon, policy.config.action_head.action_dim)
         self.chunk = Chunk(policy, self.processor.embodiment(tag).slot, steps, dtypes[precision])
-        self.graphs: dict[tuple, Callable[..., Tensor]] = {}
+        self.graphs: dict[tuple, Callable[..., Tensor]] = {}                         # one for each shape of what comes in
         self.said: dict[tuple, tuple[Tensor, Tensor]] = {}
 
     def words(self, instructions: tuple[str, ...], views: int) -> tuple[Tensor, Tensor]: # ids and mask (B, L) on the device, kept for as long as nobody says something else
@@ -319,18 +319,26 @@ class ChunkEngine:
 
     @torch.no_grad()
     def run(self, *inputs: Tensor) -> Tensor: # of `Chunk.watch` -> (B, H, 32) normalised, which the next call overwrites
-        "The first call with new shapes takes its time: it calibrates, compiles and captures."
+        "The first call with new shapes takes its time: it compiles and captures."
+        if self.fp8: raise CookbookError("FP8 has to know first how large things get", "ChunkEngine", "Call calibrate with observations of the robot")
         shapes, cuda = tuple(x.shape for x in inputs), self.device.type == "cuda"
-        if self.fp8 and not self.graphs: to_fp8(self.chunk, [inputs])
         if self.compiled and not self.graphs:
             for part in (self.chunk.sight, self.chunk.reading, self.chunk.looking, self.chunk.acting): part.compile(dynamic=False, mode="max-autotune-no-cudagraphs" if cuda else None)
         if shapes not in self.graphs: self.graphs[shapes] = captured(self.chunk.watch, list(inputs)) if cuda else self.chunk.watch
         return self.graphs[shapes](*inputs)
 
-    def predict(self, images, instructions: list[str], state, generator: torch.Generator | None = None) -> np.ndarray:
-        "Raw observations, as `policy.predict` takes them, to a chunk (B, H, A) in the robot's units."
+    def inputs(self, images, instructions: list[str], state, generator: torch.Generator | None = None) -> list[Tensor]: # what `run` takes, from what `predict` takes
         images = torch.as_tensor(np.asarray(images))
         images = images[:, None] if images.ndim == 4 else images
         ids, mask = self.words(tuple(instructions), images.shape[1])
         noise, told = torch.randn(len(images), *self.shape, generator=generator), self.processor.state(state, self.tag, len(images))
-        return self.processor.actions(self.run(*(x.to(self.device, non_blocking=True) for x in (images, ids, mask, told, noise))), self.tag, state)
+        return [x.to(self.device, non_blocking=True) for x in (images, ids, mask, told, noise)]
+
+    def calibrate(self, seen: list[tuple], generator: torch.Generator | None = None) -> None: # observations (images, instructions, state), as `predict` takes them
+        "Only FP8 needs it: measure on what the robot sees how large the inputs of each layer get; some dozens of observations from different moments will do."
+        if self.fp8: to_fp8(self.chunk, [tuple(self.inputs(*x, generator)) for x in seen])
+        self.fp8 = False
+
+    def predict(self, images, instructions: list[str], state, generator: torch.Generator | None = None) -> np.ndarray:
+        "Raw observations, as `policy.predict` takes them, to a chunk (B, H, A) in the robot's units."
+        return self.processor.actions(self.run(*self.inputs(images, instructions, state, generator)), self.tag, state)

@@ -106,3 +106,11 @@ def test_the_captured_graph_reads_every_new_picture():
     for seed in range(3):
         x = [y.cuda() for y in asked(policy, 1, 1, 0, seed)]
         torch.testing.assert_close(engine.run(*x), Chunk(policy, gpu_policy.SLOT).watch(*x), atol=1e-3, rtol=1e-3)
+
+
+def test_fp8_without_observations_is_an_error_and_with_them_is_near(policy):
+    engine, (images, said, state) = ChunkEngine(policy, gpu_policy.TAG, "fp8", compiled=False), gpu_policy.given(policy, 2)
+    with pytest.raises(CookbookError, match="calibrate"): engine.predict(images, said, state)
+    engine.calibrate([gpu_policy.given(policy, 1, seed=s) for s in range(4)])
+    got, want = engine.predict(images, said, state, torch.Generator().manual_seed(0)), policy.predict(images, said, state, gpu_policy.TAG, torch.Generator().manual_seed(0))
+    assert np.corrcoef(got.ravel(), want.ravel())[0, 1] > .99
