@@ -15,7 +15,7 @@ Writes data/results/latency_SIZE.json with raw samples. Without CUDA it says so 
 """
 from __future__ import annotations
 
-import argparse, datetime, json, os, subprocess, sys, tempfile, time
+import argparse, copy, datetime, json, os, subprocess, sys, tempfile, time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -91,8 +91,8 @@ def given(policy: GrootPolicy, rows: int = 1, views: int = 1, seed: int = 0) -> 
 
 class Bench:
     "Rows of one run, each printed as it is made; an answer that differs from eager's is an error."
-    def __init__(self, policy: GrootPolicy, n: int, deadline: float):
-        self.policy, self.n, self.deadline, self.rows, self.wants = policy, n, deadline, [], {}
+    def __init__(self, policy: GrootPolicy, n: int, deadline: float, out: Path):
+        self.policy, self.n, self.deadline, self.out, self.rows, self.wants = policy, n, deadline, out, [], {}
         self.cuda = policy.device.type == "cuda"
 
     def late(self, what: str) -> bool:
@@ -101,6 +101,7 @@ class Bench:
 
     def row(self, taken: Latency, **more) -> None:
         self.rows.append(taken.summary() | more)
+        core.write_json(self.out / "rows_so_far.json", {"rows": self.rows})
         about = "  ".join(f"{k} {v:.6g}" if isinstance(v, float) else f"{k} {v}" for k, v in more.items())
         print(f"{taken.backend:28} {taken.scope:11} p50 {taken.percentile(50):9.3f} ms  p99 {taken.percentile(99):9.3f}  {about}", flush=True)
 
@@ -154,7 +155,7 @@ def beside_the_peer(bench: Bench, inputs: list[Tensor], peer: str) -> None:
 def run(size: str, device: torch.device, n: int, side: int, compiled: bool, seconds: float, peer: str, out: Path) -> dict:
     "Every way in one run, its agreement with eager, and the floors."
     began, policy, precision = time.monotonic(), random_policy(size, device), "bf16" if device.type == "cuda" else "fp32"
-    bench, seen = Bench(policy, n, began + seconds), given(policy)
+    bench, seen = Bench(policy, n, began + seconds, out), given(policy)
     peak = lambda: {"peak_gb": round(torch.cuda.max_memory_allocated() / 1e9, 2)} if bench.cuda else {}
     found: dict = {}
     quick = ChunkEngine(policy, TAG, precision, compiled)
@@ -168,8 +169,9 @@ def run(size: str, device: torch.device, n: int, side: int, compiled: bool, seco
     print(f"compiled after {time.monotonic() - started:.0f} s", flush=True)
     bench.end_to_end("compiled", quick, seen, max(n, 1000) if bench.cuda else n)
     if bench.cuda: profiled(lambda: quick.run(*inputs), out / "kernels_bf16.txt")
+    if peer and not bench.late("the peer"): beside_the_peer(bench, inputs, peer)
     if bench.cuda and not bench.late("FP8"):
-        low = ChunkEngine(policy, TAG, "fp8", compiled)
+        low = ChunkEngine(policy, TAG, "fp8", compiled, tuned=False)
         low.calibrate([given(policy, seed=s) for s in range(1, 9)])
         started = time.monotonic()
         bench.engine("FP8 compiled", low.run, inputs, at_least=.9)
@@ -178,23 +180,23 @@ def run(size: str, device: torch.device, n: int, side: int, compiled: bool, seco
         profiled(lambda: low.run(*inputs), out / "kernels_fp8.txt")
         found["weights_gb"] = {"bf16": sum(p.nbytes for p in (*quick.chunk.parameters(), *quick.chunk.buffers())) / 1e9, "fp8": sum(p.nbytes for p in (*low.chunk.parameters(), *low.chunk.buffers())) / 1e9}
         del low
-    if peer and not bench.late("the peer"): beside_the_peer(bench, inputs, peer)
+    if bench.cuda and not bench.late("8 steps"):
+        eight = ChunkEngine(policy, TAG, precision, compiled, steps=8)
+        bench.end_to_end("compiled, 8 steps", eight, seen, n)
+        del eight
     if bench.cuda:
-        policy.cpu()
+        policy.to("meta")                                            # only what serves stays on the GPU
+        plain = copy.copy(quick)
+        plain.compiled, plain.graphs = False, {}
+        for part in (plain.chunk.sight, plain.chunk.reading, plain.chunk.looking, plain.chunk.acting): part._compiled_call_impl = None     # other shapes without waiting for the compiler
         torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-        quick.run(*inputs)
-        found["serving"] = {"gb": round(torch.cuda.memory_allocated() / 1e9, 2)} | peak()
-        for rows, views in ((1, 2), (1, 3), (8, 1), (32, 1), (128, 1)):
+        for rows, views in ((1, 1), (1, 2), (1, 3), (8, 1), (32, 1), (128, 1)):
             if bench.late(f"{rows} rows of {views} views"): break
             more = given(policy, rows, views)
-            quick.processor.length = None
-            taken = measure(lambda: quick.predict(*more), "compiled", "end to end", 200 if rows == 1 else 20)
+            torch.cuda.reset_peak_memory_stats()
+            plain.processor.length, plain.graphs = None, {}
+            taken = measure(partial(plain.predict, *more), "CUDA graph", "end to end", 100 if rows == 1 else 20)
             bench.row(taken, rows=rows, views=views, chunks_a_second=rows / taken.percentile(50) * 1e3, **peak())
-        if not bench.late("8 steps"):
-            policy.to(device)
-            eight = ChunkEngine(policy, TAG, precision, compiled, steps=8)
-            bench.end_to_end("compiled, 8 steps", eight, seen, n)
     work, reached = workload(policy.config, words=inputs[1].shape[1] - policy.config.backbone.tokens_per_view), floors(device, quick.chunk.future.dtype, side)
     times = {p: len(step_times(policy.config.action_head)) if p in STEPS else 1 for p in work}
     gigabytes = sum(w.weights_m * times[p] for p, w in work.items()) * quick.chunk.future.dtype.itemsize / 1e3

@@ -300,11 +300,11 @@ def captured(call: Callable[..., Tensor], inputs: list[Tensor]) -> Callable[...,
 # %% ../nbs/09a_inference.ipynb #c048
 class ChunkEngine:
     "`policy.predict` for one robot, made fast: in bf16 or FP8, compiled, and on a GPU captured as one graph for each shape of what comes in."
-    def __init__(self, policy: GrootPolicy, tag: str, precision: str = "bf16", compiled: bool = True, length: int | None = None, steps: int | None = None):
+    def __init__(self, policy: GrootPolicy, tag: str, precision: str = "bf16", compiled: bool = True, tuned: bool = True, length: int | None = None, steps: int | None = None):
         dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp8": torch.bfloat16}
         if precision not in dtypes: raise CookbookError(f"no precision called {precision!r}", "ChunkEngine", f"Choose among {', '.join(dtypes)}")
         self.processor, self.tag, self.device = replace(policy.processor, length=length), tag, policy.device
-        self.compiled, self.fp8, self.shape = compiled, precision == "fp8", (policy.config.action_head.action_horizon, policy.config.action_head.action_dim)
+        self.compiled, self.mode, self.fp8, self.shape = compiled, "max-autotune-no-cudagraphs" if tuned and policy.device.type == "cuda" else None, precision == "fp8", (policy.config.action_head.action_horizon, policy.config.action_head.action_dim)
         self.chunk = Chunk(policy, self.processor.embodiment(tag).slot, steps, dtypes[precision])
         self.graphs: dict[tuple, Callable[..., Tensor]] = {}                         # one for each shape of what comes in
         self.said: dict[tuple, tuple[Tensor, Tensor]] = {}
@@ -323,7 +323,7 @@ class ChunkEngine:
         if self.fp8: raise CookbookError("FP8 has to know first how large things get", "ChunkEngine", "Call calibrate with observations of the robot")
         shapes, cuda = tuple(x.shape for x in inputs), self.device.type == "cuda"
         if self.compiled and not self.graphs:
-            for part in (self.chunk.sight, self.chunk.reading, self.chunk.looking, self.chunk.acting): part.compile(dynamic=False, mode="max-autotune-no-cudagraphs" if cuda else None)
+            for part in (self.chunk.sight, self.chunk.reading, self.chunk.looking, self.chunk.acting): part.compile(dynamic=False, mode=self.mode)
         if shapes not in self.graphs: self.graphs[shapes] = captured(self.chunk.watch, list(inputs)) if cuda else self.chunk.watch
         return self.graphs[shapes](*inputs)
 
