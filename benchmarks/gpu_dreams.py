@@ -6,7 +6,6 @@ Each way dreams the same film in the same run, from the same noise, prompt embed
     compiled            that, its blocks compiled
     FP8                 that, its blocks' linear layers in FP8 (`inference.Linear8`, a scale for each row)
     half guided         that, with guidance in the first half of the steps only
-**It has not been run on a GPU yet**; its code path has, at a tiny size on a CPU (tests/test_gpu_dreams.py).
 Says how far each film is from the stock one, which for drawn weights is what rounding and skipping change, not what a viewer would see.
 Writes data/results/dream_throughput.json. Without CUDA it says so and leaves everything as it is.
 """
@@ -69,7 +68,7 @@ def unguided_after(share: float, steps: int) -> Callable:
 
 
 @torch.no_grad()
-def run(size: str, device: torch.device, height: int, width: int, frames: int, steps: int, n: int, ways: list[str]) -> dict:
+def run(size: str, device: torch.device, height: int, width: int, frames: int, steps: int, n: int, ways: list[str], out: Path) -> dict:
     cuda, dtype = device.type == "cuda", torch.bfloat16 if device.type == "cuda" else torch.float32
     pipe = drawn_pipeline(size, device, dtype)
     wait = torch.cuda.synchronize if cuda else (lambda: None)
@@ -109,6 +108,7 @@ def run(size: str, device: torch.device, height: int, width: int, frames: int, s
         row = {"backend": way, "seconds": taken, "seconds_per_step": (once - few) / (steps - 1) if steps > 1 else once, "first_call_s": round(warm, 1), "cosine_to_stock": cosine,
                "relative_difference": ((film - stock).norm() / stock.norm()).item(), "peak_gb": round(torch.cuda.max_memory_allocated() / 1e9, 2) if cuda else None}
         rows.append(row)
+        core.write_json(out / "dreams_so_far.json", {"rows": rows})
         print(f"{way:16} {once:8.2f} s for {steps} steps, {row['seconds_per_step']:.3f} s a step, {rows[0]['seconds_per_step'] / row['seconds_per_step']:.2f} x stock, cosine {cosine:.5f}, first call {warm:.0f} s", flush=True)
     decoded = {}
     latents = torch.randn(1, 16, (frames - 1) // 4 + 1, height // 8, width // 8, device=device, dtype=dtype)
@@ -143,7 +143,7 @@ def main(argv: list[str] | None = None) -> int:
              "date": datetime.date.today().isoformat(), "versions": {p: core.version(p) for p in core.VERSIONED if core.version(p)}, "films": []}
     for film in args.films:
         print(film, flush=True)
-        about["films"].append(run(args.size, torch.device(args.device), *map(int, film.split("x")), args.steps, args.n, args.ways))
+        about["films"].append(run(args.size, torch.device(args.device), *map(int, film.split("x")), args.steps, args.n, args.ways, args.out))
         core.write_json(args.out / "dream_throughput.json", about)
     return 0
 

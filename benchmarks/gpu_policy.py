@@ -1,6 +1,6 @@
 """GR00T N1.5 at full size on one CUDA GPU, random weights: eager, once per chunk, captured, compiled, in FP8, beside the peer. python benchmarks/gpu_policy.py
 
-**It has not been run on a GPU yet**; its code path has, at a tiny size on a CPU (tests/test_gpu_policy.py: the same ways but the captured graph and FP8).
+**It has run on one H200 as far as the captured graph** (data/results/latency_full.json); what comes after has run at a tiny size on a CPU (tests/test_gpu_policy.py).
 
 Ways through the same policy on the same picture, words, state and noise, in one run; all must give the same chunk before any is believed:
     eager               every denoising step computed anew, adapter, keys, values and modulations too, as stock code does
@@ -152,13 +152,13 @@ def beside_the_peer(bench: Bench, inputs: list[Tensor], peer: str) -> None:
 
 
 @torch.no_grad()                          # not inference_mode: under it `workload` sees linear layers whole and counts nothing
-def run(size: str, device: torch.device, n: int, side: int, compiled: bool, seconds: float, peer: str, out: Path) -> dict:
+def run(size: str, device: torch.device, n: int, side: int, compiled: bool, seconds: float, peer: str, out: Path, tuned: bool = False) -> dict:
     "Every way in one run, its agreement with eager, and the floors."
     began, policy, precision = time.monotonic(), random_policy(size, device), "bf16" if device.type == "cuda" else "fp32"
     bench, seen = Bench(policy, n, began + seconds, out), given(policy)
     peak = lambda: {"peak_gb": round(torch.cuda.max_memory_allocated() / 1e9, 2)} if bench.cuda else {}
     found: dict = {}
-    quick = ChunkEngine(policy, TAG, precision, compiled)
+    quick = ChunkEngine(policy, TAG, precision, compiled, tuned)
     inputs = quick.inputs(*seen, torch.Generator().manual_seed(0))
     bench.engine("eager, float32", lambda *x: anew(policy, *x), inputs, min(n, 20))
     bench.engine("eager", partial(anew, settled(policy, SLOT).to(quick.chunk.future.dtype)), inputs, min(n, 50))
@@ -171,7 +171,7 @@ def run(size: str, device: torch.device, n: int, side: int, compiled: bool, seco
     if bench.cuda: profiled(lambda: quick.run(*inputs), out / "kernels_bf16.txt")
     if peer and not bench.late("the peer"): beside_the_peer(bench, inputs, peer)
     if bench.cuda and not bench.late("FP8"):
-        low = ChunkEngine(policy, TAG, "fp8", compiled, tuned=False)
+        low = ChunkEngine(policy, TAG, "fp8", compiled, tuned)
         low.calibrate([given(policy, seed=s) for s in range(1, 9)])
         started = time.monotonic()
         bench.engine("FP8 compiled", low.run, inputs, at_least=.9)
@@ -181,7 +181,7 @@ def run(size: str, device: torch.device, n: int, side: int, compiled: bool, seco
         found["weights_gb"] = {"bf16": sum(p.nbytes for p in (*quick.chunk.parameters(), *quick.chunk.buffers())) / 1e9, "fp8": sum(p.nbytes for p in (*low.chunk.parameters(), *low.chunk.buffers())) / 1e9}
         del low
     if bench.cuda and not bench.late("8 steps"):
-        eight = ChunkEngine(policy, TAG, precision, compiled, steps=8)
+        eight = ChunkEngine(policy, TAG, precision, compiled, tuned, steps=8)
         bench.end_to_end("compiled, 8 steps", eight, seen, n)
         del eight
     if bench.cuda:
@@ -211,6 +211,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--n", type=int, default=200)
     parser.add_argument("--no-compile", action="store_true")
+    parser.add_argument("--tuned", action="store_true", help="let the compiler try kernels for every shape: about 25 s each")
     parser.add_argument("--side", type=int, default=8192, help="of the square matrices that find the machine's ceiling")
     parser.add_argument("--seconds", type=float, default=1e9, help="begin nothing new after so many")
     parser.add_argument("--peer", default="", help="folder where lerobot 0.4.4 is installed with what it needs")
@@ -220,7 +221,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.device.startswith("cuda") and not torch.cuda.is_available():
         print("This machine has no CUDA GPU, so nothing was measured.")
         return 0
-    found = run(args.size, torch.device(args.device), args.n, args.side, not args.no_compile, args.seconds, args.peer, args.out)
+    found = run(args.size, torch.device(args.device), args.n, args.side, not args.no_compile, args.seconds, args.peer, args.out, args.tuned)
     about = {"name": f"latency_{args.size}", "what": __doc__.splitlines()[0], "command": "python benchmarks/gpu_policy.py" + " --peer FOLDER" * bool(args.peer), "commit": args.commit or commit(),
              "hardware": hardware(torch.get_num_threads()), "date": datetime.date.today().isoformat(), "versions": {p: core.version(p) for p in core.VERSIONED if core.version(p)}}
     path = core.write_json(args.out / f"{about['name']}.json", about | found)

@@ -300,7 +300,8 @@ def captured(call: Callable[..., Tensor], inputs: list[Tensor]) -> Callable[...,
 # %% ../nbs/09a_inference.ipynb #c048
 class ChunkEngine:
     "`policy.predict` for one robot, made fast: in bf16 or FP8, compiled, and on a GPU captured as one graph for each shape of what comes in."
-    def __init__(self, policy: GrootPolicy, tag: str, precision: str = "bf16", compiled: bool = True, tuned: bool = True, length: int | None = None, steps: int | None = None):
+    def __init__(self, policy: GrootPolicy, tag: str, precision: str = "bf16", compiled: bool = True, tuned: bool = False, length: int | None = None, steps: int | None = None):
+        # `tuned` tries kernels for every shape of product, about 25 s each on an H200: a quarter of an hour before the first chunk
         dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp8": torch.bfloat16}
         if precision not in dtypes: raise CookbookError(f"no precision called {precision!r}", "ChunkEngine", f"Choose among {', '.join(dtypes)}")
         self.processor, self.tag, self.device = replace(policy.processor, length=length), tag, policy.device
