@@ -337,7 +337,7 @@ class ChunkEngine:
 
     def calibrate(self, seen: list[tuple], generator: torch.Generator | None = None) -> None: # observations (images, instructions, state), as `predict` takes them
         "Only FP8 needs it: measure on what the robot sees how large the inputs of each layer get; some dozens of observations from different moments will do."
-        if self.fp8: to_fp8(self.chunk, [tuple(self.inputs(*x, generator)) for x in seen])
+        if self.fp8: to_fp8(self.chunk, [tuple(self.inputs(images, said, state, generator)) for images, said, state in seen])
         self.fp8 = False
 
     def predict(self, images, instructions: list[str], state, generator: torch.Generator | None = None) -> np.ndarray:
