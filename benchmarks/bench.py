@@ -123,7 +123,7 @@ def policy_latency() -> dict:
     session, env = open_session(graph, torch.get_num_threads()), Workspace()
     takes, order = [i.name for i in session.get_inputs()], ("pixel_values", "input_ids", "attention_mask", "state", "noise")
     once, compiled = (Chunk(policy.requires_grad_(False), robot.slot) for _ in range(2))
-    for part in (compiled.sight, compiled.reading, compiled.looking, compiled.acting): part.compile(dynamic=False)
+    for stage in compiled.stages: stage.compile(dynamic=False)
     engines = {"torch eager": lambda x: answers(policy, x, robot.slot)["actions"],
                "nothing twice": lambda x: once(*(torch.from_numpy(x[k]) for k in order)).detach().numpy(),
                "nothing twice, compiled": lambda x: compiled(*(torch.from_numpy(x[k]) for k in order)).detach().numpy(),
@@ -386,6 +386,20 @@ def provenance(name: str, what: str, command: str, threads: int) -> dict:
     "What every file of results says about itself; asked for before the work, for the load that it met."
     return {"name": name, "what": what, "command": command, "commit": commit(), "hardware": hardware(threads), "date": datetime.date.today().isoformat(),
             "load_average_before": round(os.getloadavg()[0], 1), "versions": {p: core.version(p) for p in core.VERSIONED if core.version(p)}}
+
+
+def gpu_arguments(what: str, argv: list[str] | None, add: Callable[[argparse.ArgumentParser], None]) -> argparse.Namespace | None:
+    "What a benchmark for a GPU is told, its own arguments `add`ed; none where no GPU is, which is said."
+    parser = argparse.ArgumentParser(description=what)
+    parser.add_argument("--size", choices=["full", "tiny"], default="full")
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--commit", default="", help="where the checkout is not at hand")
+    parser.add_argument("--out", type=Path, default=ROOT / "data" / "results")
+    add(parser)
+    args = parser.parse_args(argv)
+    if not args.device.startswith("cuda") or torch.cuda.is_available(): return args
+    print("This machine has no CUDA GPU, so nothing was measured.")
+    return None
 
 
 def run(name: str, out: Path, threads: int) -> bool:

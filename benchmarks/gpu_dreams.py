@@ -11,7 +11,7 @@ Writes data/results/dream_throughput.json. Without CUDA it says so and leaves ev
 """
 from __future__ import annotations
 
-import argparse, datetime, sys, time
+import argparse, sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -21,28 +21,21 @@ import torch
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
-from bench import ROOT, commit, hardware
+from bench import gpu_arguments, provenance
 
 from groot_cookbook import core
 from groot_cookbook.core import torchvision_ready
 
 torchvision_ready()
 from diffusers import AutoencoderKLWan, CosmosTransformer3DModel, Cosmos2_5_PredictBasePipeline, UniPCMultistepScheduler
-from diffusers.pipelines.cosmos.pipeline_cosmos2_5_predict import CosmosSafetyChecker
 from PIL import Image
 
+from groot_cookbook.benchmark import measure
+from groot_cookbook.dreaming import OwnWeightsChecker
 from groot_cookbook.inference import Linear8, replace_linear
 
 SHAPES = {"full": dict(num_attention_heads=16, attention_head_dim=128, num_layers=28, adaln_lora_dim=256, text_embed_dim=1024, crossattn_proj_in_channels=100352),
           "tiny": dict(num_attention_heads=2, attention_head_dim=32, num_layers=2, adaln_lora_dim=16, text_embed_dim=64, crossattn_proj_in_channels=128)}
-
-
-class Unchecked(CosmosSafetyChecker):
-    "Noise through random weights: there is nothing to check, and no film is written."
-    def __init__(self): pass
-    def to(self, *args, **kwargs): return self
-    def check_text_safety(self, prompt): return True
-    def check_video_safety(self, frames): return frames
 
 
 def drawn_pipeline(size: str, device: torch.device, dtype: torch.dtype) -> Cosmos2_5_PredictBasePipeline:
@@ -54,7 +47,7 @@ def drawn_pipeline(size: str, device: torch.device, dtype: torch.dtype) -> Cosmo
                                                encoder_hidden_states_channels=width, **SHAPES[size]).to(dtype).eval()
         vae = AutoencoderKLWan(**({} if size == "full" else dict(base_dim=16, dim_mult=[1, 2, 2, 2], num_res_blocks=1))).to(dtype).eval()
     scheduler = UniPCMultistepScheduler(use_karras_sigmas=True, use_flow_sigmas=True, prediction_type="flow_prediction", sigma_max=200., sigma_min=.01)
-    pipe = Cosmos2_5_PredictBasePipeline(text_encoder=None, tokenizer=None, transformer=transformer, vae=vae, scheduler=scheduler, safety_checker=Unchecked())
+    pipe = Cosmos2_5_PredictBasePipeline(text_encoder=None, tokenizer=None, transformer=transformer, vae=vae, scheduler=scheduler, safety_checker=OwnWeightsChecker())
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -71,19 +64,16 @@ def unguided_after(share: float, steps: int) -> Callable:
 def run(size: str, device: torch.device, height: int, width: int, frames: int, steps: int, n: int, ways: list[str], out: Path) -> dict:
     cuda, dtype = device.type == "cuda", torch.bfloat16 if device.type == "cuda" else torch.float32
     pipe = drawn_pipeline(size, device, dtype)
-    wait = torch.cuda.synchronize if cuda else (lambda: None)
     random, channels = torch.Generator(device).manual_seed(0), SHAPES[size]["crossattn_proj_in_channels"]
     said, unsaid = (torch.randn(1, 512 if size == "full" else 8, channels, generator=random, device=device).to(dtype) for _ in range(2))
     seed_image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8))
     rows, stock = [], None
 
-    def dreamed(share: float, steps: int = steps, kind: str = "latent") -> tuple[torch.Tensor, float]:
-        wait()
-        began = time.perf_counter()
-        made = pipe(image=seed_image, prompt_embeds=said, negative_prompt_embeds=unsaid, height=height, width=width, num_frames=frames, num_inference_steps=steps, guidance_scale=7., output_type=kind,
+    def dreamed(share: float, steps: int = steps) -> torch.Tensor:
+        return pipe(image=seed_image, prompt_embeds=said, negative_prompt_embeds=unsaid, height=height, width=width, num_frames=frames, num_inference_steps=steps, guidance_scale=7., output_type="latent",
                     generator=torch.Generator("cpu").manual_seed(1), callback_on_step_end=unguided_after(share, steps)).frames
-        wait()
-        return torch.as_tensor(made).float().cpu(), time.perf_counter() - began
+
+    def seconds(call: Callable, n: int = 1, warmup: int = 0) -> list[float]: return [ms / 1e3 for ms in measure(call, "dream", "film", n, warmup).samples_ms]
 
     from torch.nn.attention import SDPBackend, sdpa_kernel
     attention = nullcontext
@@ -96,12 +86,10 @@ def run(size: str, device: torch.device, height: int, width: int, frames: int, s
             for block in pipe.transformer.transformer_blocks: block.compile(dynamic=False)
         if cuda: torch.cuda.reset_peak_memory_stats()
         with attention():
-            _, warm = dreamed(share, 2)
-            _, few = dreamed(1., 1)
-            taken = []
-            for _ in range(n):
-                film, seconds = dreamed(share)
-                taken.append(seconds)
+            (warm,), (few,) = seconds(lambda: dreamed(share, 2)), seconds(lambda: dreamed(1., 1))
+            films: list[torch.Tensor] = []
+            taken = seconds(lambda: films.append(dreamed(share)), n)
+        film = torch.as_tensor(films[-1]).float().cpu()
         once = float(np.median(taken))
         stock = film if stock is None else stock
         cosine = torch.nn.functional.cosine_similarity(film.flatten().double(), stock.flatten().double(), 0).item()
@@ -115,32 +103,22 @@ def run(size: str, device: torch.device, height: int, width: int, frames: int, s
     for name in ("stock", "compiled"):
         if name == "compiled": pipe.vae.decoder.compile(dynamic=False)
         if name == "compiled" and not cuda: break
-        pipe.vae.decode(latents)
-        wait()
-        began = time.perf_counter()
-        pipe.vae.decode(latents)
-        wait()
-        decoded[name] = time.perf_counter() - began
+        (decoded[name],) = seconds(lambda: pipe.vae.decode(latents), warmup=1)
         print(f"decoding {name}: {decoded[name]:.2f} s", flush=True)
     return {"height": height, "width": width, "frames": frames, "steps": steps, "rows": rows, "decode_s": decoded}
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--size", choices=["full", "tiny"], default="full")
-    parser.add_argument("--device", default="cuda")
-    parser.add_argument("--films", nargs="+", default=["480x832x93", "704x1280x93"], help="height x width x frames")
-    parser.add_argument("--steps", type=int, default=4)
-    parser.add_argument("--n", type=int, default=1)
-    parser.add_argument("--ways", nargs="+", default=["stock", "cuDNN attention", "compiled", "FP8", "half guided"])
-    parser.add_argument("--commit", default="", help="where the checkout is not at hand")
-    parser.add_argument("--out", type=Path, default=ROOT / "data" / "results")
-    args = parser.parse_args(argv)
-    if args.device.startswith("cuda") and not torch.cuda.is_available():
-        print("This machine has no CUDA GPU, so nothing was measured.")
-        return 0
-    about = {"name": "dream_throughput", "what": __doc__.splitlines()[0], "command": "python benchmarks/gpu_dreams.py", "commit": args.commit or commit(), "hardware": hardware(torch.get_num_threads()),
-             "date": datetime.date.today().isoformat(), "versions": {p: core.version(p) for p in core.VERSIONED if core.version(p)}, "films": []}
+    def add(parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("--films", nargs="+", default=["480x832x93", "704x1280x93"], help="height x width x frames")
+        parser.add_argument("--steps", type=int, default=4)
+        parser.add_argument("--n", type=int, default=1)
+        parser.add_argument("--ways", nargs="+", default=["stock", "cuDNN attention", "compiled", "FP8", "half guided"])
+
+    args = gpu_arguments(__doc__.splitlines()[0], argv, add)
+    if args is None: return 0
+    about = provenance("dream_throughput", __doc__.splitlines()[0], "python benchmarks/gpu_dreams.py", torch.get_num_threads()) | {"films": []}
+    if args.commit: about["commit"] = args.commit
     for film in args.films:
         print(film, flush=True)
         about["films"].append(run(args.size, torch.device(args.device), *map(int, film.split("x")), args.steps, args.n, args.ways, args.out))

@@ -15,7 +15,7 @@ Writes data/results/latency_SIZE.json with raw samples. Without CUDA it says so 
 """
 from __future__ import annotations
 
-import argparse, copy, datetime, json, os, subprocess, sys, tempfile, time
+import argparse, copy, json, os, subprocess, sys, tempfile, time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,7 @@ from torch import Tensor
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
-from bench import ROOT, commit, hardware
+from bench import gpu_arguments, provenance
 
 from groot_cookbook import core
 from groot_cookbook.action_head import ActionHeadConfig, step_times
@@ -188,7 +188,7 @@ def run(size: str, device: torch.device, n: int, side: int, compiled: bool, seco
         policy.to("meta")                                            # only what serves stays on the GPU
         plain = copy.copy(quick)
         plain.compiled, plain.graphs = False, {}
-        for part in (plain.chunk.sight, plain.chunk.reading, plain.chunk.looking, plain.chunk.acting): part._compiled_call_impl = None     # other shapes without waiting for the compiler
+        for stage in plain.chunk.stages: stage._compiled_call_impl = None     # other shapes without waiting for the compiler
         torch.cuda.empty_cache()
         for rows, views in ((1, 1), (1, 2), (1, 3), (8, 1), (32, 1), (128, 1)):
             if bench.late(f"{rows} rows of {views} views"): break
@@ -206,24 +206,19 @@ def run(size: str, device: torch.device, n: int, side: int, compiled: bool, seco
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--size", choices=["full", "tiny"], default="full")
-    parser.add_argument("--device", default="cuda")
-    parser.add_argument("--n", type=int, default=200)
-    parser.add_argument("--no-compile", action="store_true")
-    parser.add_argument("--tuned", action="store_true", help="let the compiler try kernels for every shape: about 25 s each")
-    parser.add_argument("--side", type=int, default=8192, help="of the square matrices that find the machine's ceiling")
-    parser.add_argument("--seconds", type=float, default=1e9, help="begin nothing new after so many")
-    parser.add_argument("--peer", default="", help="folder where lerobot 0.4.4 is installed with what it needs")
-    parser.add_argument("--commit", default="", help="where the checkout is not at hand")
-    parser.add_argument("--out", type=Path, default=ROOT / "data" / "results")
-    args = parser.parse_args(argv)
-    if args.device.startswith("cuda") and not torch.cuda.is_available():
-        print("This machine has no CUDA GPU, so nothing was measured.")
-        return 0
+    def add(parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("--n", type=int, default=200)
+        parser.add_argument("--no-compile", action="store_true")
+        parser.add_argument("--tuned", action="store_true", help="let the compiler try kernels for every shape: about 25 s each")
+        parser.add_argument("--side", type=int, default=8192, help="of the square matrices that find the machine's ceiling")
+        parser.add_argument("--seconds", type=float, default=1e9, help="begin nothing new after so many")
+        parser.add_argument("--peer", default="", help="folder where lerobot 0.4.4 is installed with what it needs")
+
+    args = gpu_arguments(__doc__.splitlines()[0], argv, add)
+    if args is None: return 0
+    about = provenance(f"latency_{args.size}", __doc__.splitlines()[0], "python benchmarks/gpu_policy.py" + " --peer FOLDER" * bool(args.peer), torch.get_num_threads())
+    if args.commit: about["commit"] = args.commit
     found = run(args.size, torch.device(args.device), args.n, args.side, not args.no_compile, args.seconds, args.peer, args.out, args.tuned)
-    about = {"name": f"latency_{args.size}", "what": __doc__.splitlines()[0], "command": "python benchmarks/gpu_policy.py" + " --peer FOLDER" * bool(args.peer), "commit": args.commit or commit(),
-             "hardware": hardware(torch.get_num_threads()), "date": datetime.date.today().isoformat(), "versions": {p: core.version(p) for p in core.VERSIONED if core.version(p)}}
     path = core.write_json(args.out / f"{about['name']}.json", about | found)
     print(f"floor {found['floors']['floor_ms']:.3f} ms at {found['floors']['gb_s']:.0f} GB/s and {found['floors']['tflops']:.0f} TFLOPS, measured here; wrote {path.name}")
     return 0

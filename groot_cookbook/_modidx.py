@@ -753,6 +753,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                        'groot_cookbook/inference.py'),
                                           'groot_cookbook.inference.Chunk.forward': ( 'inference.html#chunk.forward',
                                                                                       'groot_cookbook/inference.py'),
+                                          'groot_cookbook.inference.Chunk.stages': ( 'inference.html#chunk.stages',
+                                                                                     'groot_cookbook/inference.py'),
                                           'groot_cookbook.inference.Chunk.watch': ( 'inference.html#chunk.watch',
                                                                                     'groot_cookbook/inference.py'),
                                           'groot_cookbook.inference.ChunkEngine': ( 'inference.html#chunkengine',

@@ -219,6 +219,9 @@ class Chunk(nn.Module):
         self.times = [{name: value.to(precision) for name, value in at.items()} for at in timetable(head, times)]
         self.to(self.times[0]["code"].device, precision)
 
+    @property
+    def stages(self) -> tuple[nn.Module, ...]: return self.sight, self.reading, self.looking, self.acting  # each compiled on its own
+
     def watch(self, images: Tensor, *told: Tensor) -> Tensor: return self(pixels(images, self.config.backbone), *told)  # (B, V, H, W, 3) uint8, and the rest of `forward`
 
     def forward(self, pixel_values: Tensor, input_ids: Tensor, mask: Tensor, state: Tensor, noise: Tensor) -> Tensor: # (B * V, 3, S, S), (B, L) twice, (B, S), (B, H, A) -> (B, H, A)
@@ -324,7 +327,7 @@ class ChunkEngine:
         if self.fp8: raise CookbookError("FP8 has to know first how large things get", "ChunkEngine", "Call calibrate with observations of the robot")
         shapes, cuda = tuple(x.shape for x in inputs), self.device.type == "cuda"
         if self.compiled and not self.graphs:
-            for part in (self.chunk.sight, self.chunk.reading, self.chunk.looking, self.chunk.acting): part.compile(dynamic=False, mode=self.mode)
+            for stage in self.chunk.stages: stage.compile(dynamic=False, mode=self.mode)
         if shapes not in self.graphs: self.graphs[shapes] = captured(self.chunk.watch, list(inputs)) if cuda else self.chunk.watch
         return self.graphs[shapes](*inputs)
 
