@@ -947,6 +947,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'groot_cookbook.policy.first_policy': ('policy.html#first_policy', 'groot_cookbook/policy.py'),
                                        'groot_cookbook.policy.joined': ('policy.html#joined', 'groot_cookbook/policy.py'),
                                        'groot_cookbook.policy.load_processor': ('policy.html#load_processor', 'groot_cookbook/policy.py'),
+                                       'groot_cookbook.policy.observed': ('policy.html#observed', 'groot_cookbook/policy.py'),
                                        'groot_cookbook.policy.pad': ('policy.html#pad', 'groot_cookbook/policy.py'),
                                        'groot_cookbook.policy.start': ('policy.html#start', 'groot_cookbook/policy.py'),
                                        'groot_cookbook.policy.told_from_state': ( 'policy.html#told_from_state',

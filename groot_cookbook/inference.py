@@ -18,7 +18,7 @@ from .action_head import Attention, Block, sinusoid, step_times
 from .backbone import pixels, tokens
 from .core import CookbookError
 from .export import SettledLinear, settled
-from .policy import GrootPolicy
+from .policy import GrootPolicy, observed
 
 # %% auto #0
 __all__ = ['FP8', 'LARGEST', 'WIDE', 'one_product', 'attend', 'VisionLayer', 'rms', 'turn', 'WordLayer', 'HeadLayer', 'folded',
@@ -332,9 +332,8 @@ class ChunkEngine:
         return self.graphs[shapes](*inputs)
 
     def inputs(self, images, instructions: list[str], state, generator: torch.Generator | None = None) -> list[Tensor]: # what `run` takes, from what `predict` takes
-        images = torch.as_tensor(np.asarray(images))
-        images = images[:, None] if images.ndim == 4 else images
-        ids, mask = self.words(tuple(instructions), images.shape[1])
+        images, said = observed(self.processor, images, instructions)
+        ids, mask = self.words(tuple(said), images.shape[1])
         noise, told = torch.randn(len(images), *self.shape, generator=generator), self.processor.state(state, self.tag, len(images))
         return [x.to(self.device, non_blocking=True) for x in (images, ids, mask, told, noise)]
 

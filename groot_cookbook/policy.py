@@ -24,9 +24,9 @@ from .episodes import Dataset, Normalizer, slot
 _all_ = ["ActionHead", "ActionHeadConfig", "Backbone", "BackboneConfig", "flow_time", "tiny_backbone"]
 
 # %% auto #0
-__all__ = ['SLOTS', 'PARTS', 'joined', 'Embodiment', 'Processor', 'columns', 'pad', 'start', 'told_from_state', 'check_relative',
-           'dreaming', 'PolicyConfig', 'GrootPolicy', 'load_processor', 'build_policy', 'first_policy', 'ActionHead',
-           'ActionHeadConfig', 'Backbone', 'BackboneConfig', 'flow_time', 'tiny_backbone']
+__all__ = ['SLOTS', 'PARTS', 'joined', 'Embodiment', 'Processor', 'observed', 'columns', 'pad', 'start', 'told_from_state',
+           'check_relative', 'dreaming', 'PolicyConfig', 'GrootPolicy', 'load_processor', 'build_policy',
+           'first_policy', 'ActionHead', 'ActionHeadConfig', 'Backbone', 'BackboneConfig', 'flow_time', 'tiny_backbone']
 
 # %% ../nbs/05_policy.ipynb #c008
 SLOTS = {"gr1": 24, "oxe_droid": 17, "agibot_genie1": 26, "dreams": 30, "new_embodiment": 31}   # upstream's, and one for dreams
@@ -105,12 +105,8 @@ class Processor:
 
     def __call__(self, images, instructions: list[str], state, tag: str, device: torch.device | str = "cpu") -> dict[str, Tensor]:
         "What `encode` and `act` take, on `device`, from images (B, V, H, W, 3) or (B, H, W, 3) uint8 of any size, a sentence a row, raw state (B, S) or None, and the robot of all rows."
-        images = torch.as_tensor(np.asarray(images)).to(device)
-        images = images[:, None] if images.ndim == 4 else images
-        if isinstance(instructions, str) or len(instructions) != len(images):
-            raise CookbookError(f"{len(images)} rows of images, but instructions {str(instructions)[:60]!r}", "Processor", "Give a list with one instruction per row")
-        if self.tokenizer is None: self.tokenizer = eagle_tokenizer(self.backbone)
-        said = [instructions[0]] * len(images) if self.upstream_compatible else list(instructions)
+        images, said = observed(self, images, instructions)
+        images = images.to(device)
         ids, mask = tokens(self.tokenizer, said, images.shape[1], self.backbone, self.length)
         x = dict(pixel_values=pixels(images, self.backbone, self.upstream_compatible), input_ids=ids, attention_mask=mask,
                  state=self.state(state, tag, len(images)), embodiment_id=torch.full((len(images),), self.embodiment(tag).slot))
@@ -134,6 +130,16 @@ class Processor:
         return robot.chunk_range.denormalize(chunk[..., : len(robot.action_columns)].detach().float().cpu().numpy()) + start(robot, state, chunk.shape[1])
 
 # %% ../nbs/05_policy.ipynb #c012
+def observed(p: Processor, images, instructions: list[str]) -> tuple[Tensor, list[str]]: # images (B, V, H, W, 3), and what is read in each row
+    "One instruction a row, or an error; a policy that came without a tokenizer gets Eagle's."
+    images = torch.as_tensor(np.asarray(images))
+    images = images[:, None] if images.ndim == 4 else images
+    if isinstance(instructions, str) or len(instructions) != len(images):
+        raise CookbookError(f"{len(images)} rows of images, but instructions {str(instructions)[:60]!r}", "Processor", "Give a list with one instruction per row")
+    if p.tokenizer is None: p.tokenizer = eagle_tokenizer(p.backbone)
+    return images, [instructions[0]] * len(images) if p.upstream_compatible else list(instructions)
+
+
 def columns(raw, wanted: list[int], what: str) -> np.ndarray: # (..., D) -> (..., len(wanted))
     raw = np.asarray(raw, np.float32)
     if not np.isfinite(raw).all(): raise CookbookError(f"the {what} holds NaN or infinity", "Processor", "Look at the sensor or the dataset")

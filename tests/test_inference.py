@@ -114,3 +114,9 @@ def test_fp8_without_observations_is_an_error_and_with_them_is_near(policy):
     engine.calibrate([gpu_policy.given(policy, 1, seed=s) for s in range(4)])
     got, want = engine.predict(images, said, state, torch.Generator().manual_seed(0)), policy.predict(images, said, state, gpu_policy.TAG, torch.Generator().manual_seed(0))
     assert np.corrcoef(got.ravel(), want.ravel())[0, 1] > .99
+
+
+def test_too_few_instructions_are_an_error_as_they_are_to_the_policy(policy):
+    engine, (images, said, state) = ChunkEngine(policy, gpu_policy.TAG, "fp32", compiled=False), gpu_policy.given(policy, 2)
+    for wrong in (said[:1], said[0]):
+        with pytest.raises(CookbookError, match="one instruction per row"): engine.predict(images, wrong, state)
