@@ -93,15 +93,14 @@ class Step(nn.Module):
     "One Euler step of the denoising loop, `share` of the way."
     def __init__(self, policy: GrootPolicy, share: float):
         super().__init__()
-        self.head, self.share = policy.action_head, share
+        self.head, self.share, self.image_token = policy.action_head, share, policy.config.backbone.image_token_index
         self.register_buffer("robot", torch.zeros(1, dtype=torch.long), persistent=False)
 
-    def forward(self, attention_mask: Tensor, state: Tensor, actions: Tensor, t: Tensor,
-                keys_values: list[Tensor], modulations: list[Tensor]) -> Tensor:
-        "Actions (1, H, A) at flow time `t` (1,) in thousandths -> the same, one step on."
-        flat = iter(keys_values)
+    def forward(self, scene: list[Tensor], state: Tensor, actions: Tensor, t: Tensor, keys_values: list[Tensor], modulations: list[Tensor]) -> Tensor:
+        "Actions (1, H, A) at flow time `t` (1,) in thousandths -> the same, one step on; `scene` is the mask (1, L), and the ids (1, L) where words and pictures are seen in turn."
+        flat, images = iter(keys_values), scene[1] == self.image_token if len(scene) > 1 else None
         pairs = [(next(flat), next(flat)) if crosses else None for crosses in self.head.model.crosses]
-        return actions + self.head.velocity(pairs, attention_mask, state, actions, t, self.robot, modulations)[0] * self.share
+        return actions + self.head.velocity(pairs, scene[0], state, actions, t, self.robot, modulations, images=images)[0] * self.share
 
 # %% ../nbs/08_thor_export.ipynb #c019
 def trace(
@@ -131,17 +130,16 @@ def trace(
 # %% ../nbs/08_thor_export.ipynb #c021
 @torch.no_grad()
 def action_head_graph(policy: GrootPolicy, features: Tensor, x: dict[str, Tensor], steps: int, opset: int = 22) -> ModelProto: # settled policy
-    "Features (1, L, D), attention_mask, state, noise -> actions (1, H, A): the denoising loop unrolled, modulations baked in."
+    "Features (1, L, D), attention_mask, state, noise -> actions (1, H, A): the denoising loop unrolled, modulations baked in; N1.6's also asks for input_ids."
     head, times = policy.action_head, step_times(policy.action_head.config, steps)
-    look, step = Look(policy), Step(policy, 1 / len(times))
+    look, step, told = Look(policy), Step(policy, 1 / len(times)), ["attention_mask", "input_ids"][: 1 + head.config.use_alternate_vl_dit]
     every = head.model.modulations(torch.tensor(times))
     first, t = [m[:1] for m in every], torch.tensor(times[:1])
     keys_values = look(features, x["attention_mask"])
     scene, mods = [f"scene{i}" for i in range(len(keys_values))], [f"mod{i}" for i in range(len(every))]
     looking = trace(look, (features, x["attention_mask"]), ["features", "attention_mask"], scene, opset)
-    stepping = trace(step, (x["attention_mask"], x["state"], x["noise"], t, keys_values, first),
-                     ["attention_mask", "state", "actions", "t", *scene, *mods], ["moved"], opset)
-    same = {n: n for n in ["features", "attention_mask", "state", *scene]}
+    stepping = trace(step, ([x[n] for n in told], x["state"], x["noise"], t, keys_values, first), [*told, "state", "actions", "t", *scene, *mods], ["moved"], opset)
+    same = {n: n for n in ["features", *told, "state", *scene]}
     pieces, constants = [Piece(looking, "look", "look", same)], {}
     for i, time in enumerate(times):
         constants |= {f"t@{i}": np.array([time], np.int64)} | {f"{m}@{i}": e[i: i + 1].numpy() for m, e in zip(mods, every)}

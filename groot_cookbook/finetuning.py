@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from . import optimizer
 from .action_head import ActionHead, flow_loss, flow_time
+from .backbone import Backbone, pixels
 from .core import CookbookError
 from .episodes import Dataset, RatioSampler, at_rate
 from .flare import alignment_loss, effective_rank, make_target
@@ -45,6 +46,8 @@ class Cache:
     robot: Tensor                         # (N,) embodiment slot
     future: Tensor                        # (N,) row of the frame seen when the chunk has been played
     n_image_tokens: int                   # patches in a row
+    pictures: Tensor | None = None        # (N, V, H, W, 3) uint8 and
+    ids: Tensor | None = None             # (N, L) of the words: only where the backbone learns too
 
     def __len__(self) -> int: return len(self.state)
     def __repr__(self) -> str:
@@ -57,6 +60,7 @@ class Cache:
         plain = {k: getattr(self, k)[i] for k in ("mask", "images", "state", "actions", "action_mask", "robot")}
         later = self.future[i]
         seen = self.features[later][self.images[later]].unflatten(0, (len(i), self.n_image_tokens)).float()
+        if self.pictures is not None and self.ids is not None: plain |= dict(pictures=self.pictures[i], ids=self.ids[i])
         return dict(features=self.features[i].float(), seen=seen, **plain)
 
 
@@ -65,8 +69,9 @@ def joined(caches: list[Cache]) -> Cache:
     if len({c.n_image_tokens for c in caches}) > 1: raise CookbookError("caches of different backbones", "joined", "Cache all data with one policy")
     length, start = max(c.features.shape[1] for c in caches), np.cumsum([0] + [len(c) for c in caches])
     widen = lambda x: F.pad(x, (0, 0) * (x.ndim - 2) + (0, length - x.shape[1]))
-    parts = {k: torch.cat([getattr(c, k) for c in caches]) for k in ("state", "actions", "action_mask", "robot")}
-    long = {k: torch.cat([widen(getattr(c, k)) for c in caches]) for k in ("features", "mask", "images")}
+    whole = all(c.pictures is not None for c in caches)
+    parts = {k: torch.cat([getattr(c, k) for c in caches]) for k in ("state", "actions", "action_mask", "robot", *["pictures"] * whole)}
+    long = {k: torch.cat([widen(getattr(c, k)) for c in caches]) for k in ("features", "mask", "images", *["ids"] * whole)}
     return Cache(**long, **parts, future=torch.cat([c.future + int(s) for c, s in zip(caches, start)]), n_image_tokens=caches[0].n_image_tokens)
 
 # %% ../nbs/06_flare_finetune.ipynb #c009
@@ -88,6 +93,7 @@ def cache_features(
     stride: int = 2,                      # every how many frames
     precision: str = "fp32",
     batch: int = 64,                      # frames a pass
+    pictures: bool = False,               # keep them and the words as well, for a backbone that learns
 ) -> Cache:
     "The frozen backbone's features of a dataset, episode by episode."
     p, horizon = policy.processor, policy.config.action_head.action_horizon
@@ -104,8 +110,9 @@ def cache_features(
             x = p(e.frames[at[i: i + batch]], [e.instruction] * len(at[i: i + batch]), None, tag, device)
             with half(precision, device): seen = policy.encode(*(x[k] for k in ("pixel_values", "input_ids", "attention_mask")))
             s, images = slice(i, i + batch), policy.patches(x["input_ids"]).cpu()
+            raw = dict(pictures=torch.as_tensor(e.frames[at[s]])[:, None], ids=x["input_ids"].cpu()) if pictures else {}
             parts.append(Cache(seen.half().cpu(), x["attention_mask"].bool().cpu(), images, state[s], target[s], known[s], x["embodiment_id"].cpu(), later[s],
-                               p.backbone.tokens_per_view))
+                               p.backbone.tokens_per_view, **raw))
     if not parts: raise CookbookError("the dataset has no episodes", dataset.path, "Nothing can be learned from it")
     out = joined([replace(c, future=torch.zeros_like(c.future)) for c in parts])
     return replace(out, future=torch.cat([c.future for c in parts]))
@@ -118,12 +125,12 @@ def half(precision: str, device: torch.device):
 
 # %% ../nbs/06_flare_finetune.ipynb #c017
 class Student(nn.Module):
-    "The action head, the target that its future tokens must foretell, and the projector by which they are judged."
-    def __init__(self, head: ActionHead, layer: int, target: str = "pooled", image_tokens: int = 64, width: int = 256):
+    "The action head, the target that its future tokens must foretell, and the projector by which they are judged; `eyes` where the backbone learns too."
+    def __init__(self, head: ActionHead, layer: int, target: str = "pooled", image_tokens: int = 64, width: int = 256, eyes: Backbone | None = None):
         super().__init__()
         depth, dim = len(head.model.transformer_blocks), head.config.input_embedding_dim
         if target and not 1 <= layer <= depth: raise CookbookError(f"FLARE at layer {layer}", "Student", f"Choose 1 to {depth}")
-        self.head, self.layer = head, layer
+        self.head, self.layer, self.eyes = head, layer, eyes
         self.target = make_target(target, head.config, image_tokens) if target else None            # nothing to foretell
         if self.target: self.projector = nn.Sequential(nn.Linear(dim, width), nn.SiLU(), nn.Linear(width, self.target.parts * head.config.backbone_embedding_dim))
 
@@ -132,7 +139,8 @@ class Student(nn.Module):
         flow_t = t[:, None, None]
         noised = (1 - flow_t) * noise + flow_t * batch["actions"]
         thousandths = (t * self.head.config.num_timestep_buckets).long()
-        keys_values = self.head.look(batch["features"], batch["mask"])
+        features = batch["features"] if self.eyes is None else self.eyes(pixels(batch["pictures"], self.eyes.config), batch["ids"], batch["mask"])
+        keys_values = self.head.look(features, batch["mask"])
         velocity, future = self.head.velocity(keys_values, batch["mask"], batch["state"], noised, thousandths, batch["robot"],
                                               layer=self.layer if flare else -1, images=batch["images"])
         flow = flow_loss(velocity, batch["actions"] - noise, batch["action_mask"])
@@ -140,6 +148,10 @@ class Student(nn.Module):
         foretold = self.projector(future).unflatten(-1, (self.target.parts, -1))
         align = alignment_loss(foretold, self.target(batch["seen"]))
         return dict(total=flow + flare * align + self.target.learn(batch), flow=flow.detach(), align=align.detach(), foretold=foretold.detach().mean((1, 2)))
+
+    def taught(self, eyes: float) -> list[tuple[float, nn.Module]]: # the backbone's share of the learning rates -> every share and what it is for
+        rest = nn.ModuleList(m for name, m in self.named_children() if name != "eyes")
+        return [(1., rest)] if self.eyes is None else [(1., rest), (eyes, self.eyes)]
 
 # %% ../nbs/06_flare_finetune.ipynb #c024
 @dataclass
@@ -155,6 +167,7 @@ class Recipe:
     flare: float = 0.2                    # weight of the alignment loss
     flare_layer: int = 3                  # after which block of the DiT the future is read
     target: str = "pooled"                # what is foretold: pooled, patches or action_aware
+    tune_backbone: float = 0.0            # its learning rates as a share of the head's; 0 leaves it frozen, as N1.5 does and N1 did not
     ema: float = 0.99                     # of the weights that are handed over; 0 hands over the last
     precision: str = "fp32"
     save_every: int = 200                 # steps between saved states
@@ -208,15 +221,19 @@ def finetune(
     r, parts, ratios = recipe, [teleop], [1.0]
     if dreams is not None and r.dream_ratio: parts, ratios = [teleop, dreams], [1 - r.dream_ratio, r.dream_ratio]
     data = joined(parts) if len(parts) > 1 else teleop
+    if r.tune_backbone and data.pictures is None: raise CookbookError("a backbone that learns has to see the pictures", "finetune", "Cache the data with pictures=True")
     sampler = RatioSampler([len(p) for p in parts], ratios, r.batch, r.seed)
     accelerator = Accelerator()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(r.seed)         # the projector's first weights
-        student = Student(copy.deepcopy(policy.action_head), r.flare_layer, r.target if r.flare else "", data.n_image_tokens).train()
+        eyes = copy.deepcopy(policy.backbone) if r.tune_backbone else None
+        student = Student(copy.deepcopy(policy.action_head), r.flare_layer, r.target if r.flare else "", data.n_image_tokens, eyes=eyes).train()
     student = accelerator.prepare(student)
-    steppers = accelerator.prepare(*optimizer.optimizers(accelerator.unwrap_model(student), r.lr, r.muon_lr, r.weight_decay), device_placement=[False, False])
     bare, state = accelerator.unwrap_model(student), work and Path(work) / "state.safetensors"
-    average = {k: p.detach().clone() for k, p in bare.head.named_parameters()}
+    made = [o for share, part in bare.taught(r.tune_backbone) for o in optimizer.optimizers(part, r.lr * share, r.muon_lr * share, r.weight_decay)]
+    steppers = accelerator.prepare(*made, device_placement=[False] * len(made))
+    handed = {k: p for k, p in bare.named_parameters() if k.startswith(("head.", "eyes."))}
+    average = {k: p.detach().clone() for k, p in handed.items()}
     done, curve = load_state(state, bare, average, steppers, r) if state else (0, [])
     bar = tqdm(islice(enumerate(sampler), done, stop or r.steps), initial=done, total=r.steps, desc="fine-tuning", unit="step", mininterval=5)
     fused_is_slow = r.precision == "bf16" and accelerator.device.type == "cpu"     # its backward pass, in bfloat16 on a CPU
@@ -224,14 +241,15 @@ def finetune(
         for step, drawn in bar:
             losses = one_step(accelerator, student, steppers, data, [len(teleop) * k + i for k, i in drawn], r, step)
             blend = min(r.ema, (1 + step) / (10 + step))
-            torch._foreach_lerp_(list(average.values()), [p.detach() for p in bare.head.parameters()], 1 - blend)
+            torch._foreach_lerp_(list(average.values()), [p.detach() for p in handed.values()], 1 - blend)
             if step % max(1, r.steps // 50) == 0 or step == r.steps - 1:
                 foretold = losses.pop("foretold", None)
                 rank = {} if foretold is None else {"rank": round(effective_rank(foretold), 3)}
                 curve.append({"step": step, **{k: round(v.item(), 5) for k, v in losses.items()}, **rank})
             if state and ((step + 1) % r.save_every == 0 or step + 1 == r.steps): save_state(state, bare, average, steppers, step + 1, curve, r)
-    tuned = copy.deepcopy(policy)
-    tuned.action_head.load_state_dict(average if r.ema else bare.head.state_dict())
+    tuned, learned = copy.deepcopy(policy), average if r.ema else handed
+    for part, name in ((tuned.action_head, "head."), (tuned.backbone, "eyes.")):
+        if own := {k.removeprefix(name): v for k, v in learned.items() if k.startswith(name)}: part.load_state_dict(own, strict=False)      # what is tied to another weight is there once
     return Training(tuned.eval(), curve)
 
 # %% ../nbs/06_flare_finetune.ipynb #c028

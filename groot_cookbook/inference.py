@@ -188,27 +188,28 @@ class Acting(nn.Module):
         super().__init__()
         encoder, decoder, dit, self.steps = head.action_encoder, head.action_decoder, head.model, steps
         self.layers = nn.ModuleList(HeadLayer(b, crosses) for b, crosses in zip(dit.transformer_blocks, dit.crosses))
+        turn = 2 * head.config.attend_text_every_n_blocks if head.config.use_alternate_vl_dit else 1       # N1.5 sees the whole scene in every block
+        self.sees = [int(i % turn > 0) for i in range(len(self.layers))]
         self.action1, self.action2 = plain(folded(encoder.W1.W, None, encoder.W2.W[: encoder.W1.W.shape[1]], encoder.W2.b)[0].T), linear(encoder.W3)
         weight, bias = folded(dit.proj_out_2.weight.T, dit.proj_out_2.bias, decoder.layer1.W, decoder.layer1.b)
         self.answer1, self.answer2 = plain(weight.T, bias), linear(decoder.layer2)
         place = head.position_embedding.weight[: head.config.action_horizon] if head.position_embedding else torch.zeros(1, 1, device=weight.device)
         self.register_buffer("place", place.detach().clone(), persistent=False)
 
-    def forward(self, x: Tensor, stay: Tensor, context: Tensor, bias: Tensor | None, at: dict[str, Tensor]) -> Tensor: # noised actions (B, H, A), tokens of state and future (B, 1 + M, D)
+    def forward(self, x: Tensor, stay: Tensor, context: Tensor, biases: list[Tensor | None], at: dict[str, Tensor]) -> Tensor: # noised actions (B, H, A), tokens of state and future (B, 1 + M, D)
         made = self.action2(F.silu(self.action1(x) + at["code"])) + self.place
         h, kv = torch.cat((stay, made), 1), iter(context.chunk(2 * sum(layer.crosses for layer in self.layers), -1))
         for i, layer in enumerate(self.layers):
-            scene, see = ((next(kv), next(kv)), bias) if layer.crosses else (None, None)
+            scene, see = ((next(kv), next(kv)), biases[self.sees[i]]) if layer.crosses else (None, None)
             h = layer(h, scene, see, (at["scale"][i], at["shift"][i]))
         h = F.layer_norm(h[:, -x.shape[1]:], h.shape[-1:], eps=1e-6) * at["out_scale"] + at["out_shift"]
         return x + self.answer2(F.relu(self.answer1(h))) / self.steps
 
 # %% ../nbs/09a_inference.ipynb #c031
 class Chunk(nn.Module):
-    "Pictures, words, state and noise to a chunk of normalised actions: N1.5 for one robot, nothing computed twice."
+    "Pictures, words, state and noise to a chunk of normalised actions: N1.5, or N1.6's head, for one robot, nothing computed twice."
     def __init__(self, policy: GrootPolicy, slot: int, steps: int | None = None, precision: torch.dtype = torch.float32):
         super().__init__()
-        if policy.config.action_head.use_alternate_vl_dit: raise CookbookError("N1.6 looks at words and pictures in turn, which this path does not do", "Chunk", "Use policy.predict")
         one = settled(policy, slot).float()
         head, times = one.action_head, step_times(policy.config.action_head, steps)
         self.config, self.upstream_compatible = policy.config, head.upstream_compatible
@@ -224,14 +225,17 @@ class Chunk(nn.Module):
 
     def watch(self, images: Tensor, *told: Tensor) -> Tensor: return self(pixels(images, self.config.backbone), *told)  # (B, V, H, W, 3) uint8, and the rest of `forward`
 
+    def biases(self, mask: Tensor, images: Tensor) -> list[Tensor | None]: # (B, L) bool twice -> (B, 1, 1, L) each: of the whole scene, or of N1.6's words and of its pictures
+        seen: list = [mask & ~images, mask & images] if self.config.action_head.use_alternate_vl_dit else [None if self.upstream_compatible else mask]
+        return [None if s is None else forbidding(s, self.future.dtype)[:, None, None] for s in seen]
+
     def forward(self, pixel_values: Tensor, input_ids: Tensor, mask: Tensor, state: Tensor, noise: Tensor) -> Tensor: # (B * V, 3, S, S), (B, L) twice, (B, S), (B, H, A) -> (B, H, A)
-        dtype = self.future.dtype
+        dtype, biases = self.future.dtype, self.biases(mask.bool(), input_ids == self.reading.image_token)
         patches = self.sight(pixel_values.to(dtype))
         features = self.reading(patches.reshape(len(input_ids), -1, patches.shape[-1]), input_ids, mask)
-        bias = None if self.upstream_compatible else forbidding(mask.bool(), dtype)[:, None, None]
-        context, told = self.looking(features, bias), self.state2(F.relu(self.state1(state[:, None].to(dtype))))
+        context, told = self.looking(features, biases[0]), self.state2(F.relu(self.state1(state[:, None].to(dtype))))
         stay, x = torch.cat((told, self.future.expand(len(told), -1, -1)), 1), noise.to(dtype)
-        for at in self.times: x = self.acting(x, stay, context, bias, at)
+        for at in self.times: x = self.acting(x, stay, context, biases, at)
         return x.float()
 
 # %% ../nbs/09a_inference.ipynb #c040

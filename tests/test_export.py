@@ -1,5 +1,6 @@
 "A tiny policy at random weights through every graph, and the bundle's own scripts as far as they run here."
 import importlib.util, json, os, subprocess, sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from groot_cookbook.episodes import Episode, Dataset, write_dataset
 from groot_cookbook import graphs as files
 from groot_cookbook.export import Parity, answers, borders, drawn, export_policy, observations, parity, settled, trace, write_bundle
 from groot_cookbook.graphs import calibrate, check, emulated, lower, quantise, save_graph
-from groot_cookbook.policy import Embodiment, GrootPolicy, build_policy
+from groot_cookbook.policy import Embodiment, GrootPolicy, PolicyConfig, build_policy
 
 THOR = core.data_dir() / "thor"
 
@@ -55,6 +56,24 @@ def test_observations_hold_a_padded_instruction(made):
     assert any((x["attention_mask"] == 0).any() for x in made["inputs"])
     again = observations(made["policy"], made["dataset"], made["robot"].tag, 3)
     assert all((a[k] == b[k]).all() for a, b in zip(made["inputs"], again) for k in a)
+
+
+def test_n16_leaves_as_a_graph_too(made):
+    "Words and pictures in turn: the head's graph is told which token is which by the ids, and takes nothing else that N1.5's does not."
+    p, head = made["policy"], made["policy"].config.action_head
+    torch.manual_seed(0)
+    n16 = GrootPolicy(PolicyConfig(p.config.backbone, replace(head, num_target_vision_tokens=0, vl_self_attention_cfg=None, use_alternate_vl_dit=True, attend_text_every_n_blocks=1,
+                                                              diffusion_model_cfg=head.diffusion_model_cfg | {"num_layers": 4})), p.processor).eval()
+    n16.backbone.load_state_dict(p.backbone.state_dict())
+    inputs, slot = made["inputs"], made["robot"].slot
+    graphs, expected = export_policy(n16, inputs[0], slot), [answers(n16, x, slot) for x in inputs]
+    for part, graph in graphs.items():
+        check(graph)
+        parity(graph, part, "fp32", inputs, expected).check(0.999999, 1e-4)
+    takes = lambda g: {i.name for i in g.graph.input}
+    assert takes(graphs["action_head"]) - takes(made["graphs"]["action_head"]) == {"input_ids"} and takes(graphs["policy"]) == takes(made["graphs"]["policy"])
+    blind = [x | {"input_ids": np.full_like(x["input_ids"], 5)} for x in inputs]
+    with pytest.raises(core.CookbookError, match="disagrees"): parity(graphs["action_head"], "action_head", "fp32", blind, expected).check(0.9999)
 
 
 def test_lower_precisions_are_close(made):

@@ -33,7 +33,7 @@ def asked(policy: GrootPolicy, rows: int, views: int, padded: int, seed: int = 0
 @torch.no_grad()
 def plainly(policy: GrootPolicy, x: list[torch.Tensor], slot: int) -> torch.Tensor:
     features = policy.encode(pixels(x[0], policy.config.backbone), x[1], x[2])
-    return policy.act(features, x[2], x[3], torch.full((len(x[1]),), slot), x[4])
+    return policy.act(features, x[2], x[3], torch.full((len(x[1]),), slot), x[4], policy.patches(x[1]))
 
 
 @settings(max_examples=12, deadline=None)
@@ -64,9 +64,29 @@ def test_upstreams_blindness_to_padding_is_kept_where_it_is_asked_for(policy):
     assert (got - careful)[0].abs().max() > 1e-3 and torch.allclose(got[1], careful[1], atol=1e-5)
 
 
-def test_n16_is_refused():
-    with torch.device("meta"): n16 = GrootPolicy(PolicyConfig(gpu_policy.configured("tiny").backbone, replace(gpu_policy.configured("tiny").action_head, use_alternate_vl_dit=True)))
-    with pytest.raises(CookbookError, match="N1.6"): Chunk(n16, 0)
+def alternating(policy: GrootPolicy, every: int) -> GrootPolicy:
+    "N1.6's head on the same eyes: no adapter, no future tokens, 8 blocks of which the even look at words and pictures in turn."
+    head = policy.config.action_head
+    n16 = replace(head, num_target_vision_tokens=0, vl_self_attention_cfg=None, use_alternate_vl_dit=True, attend_text_every_n_blocks=every,
+                  diffusion_model_cfg=head.diffusion_model_cfg | {"num_layers": 8})
+    torch.manual_seed(0)
+    return GrootPolicy(PolicyConfig(policy.config.backbone, n16), policy.processor).eval()
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.integers(1, 2), st.integers(1, 2), st.integers(0, 5), st.integers(1, 3))
+def test_the_chunk_of_n16_is_its_policys(policy, rows, views, padded, every):
+    n16, x = alternating(policy, every), asked(policy, rows, views, padded)
+    with torch.no_grad(): got = Chunk(n16, 24).watch(*x)
+    torch.testing.assert_close(got, plainly(n16, x, 24), atol=2e-5, rtol=1e-5)
+
+
+def test_n16_looks_at_words_and_at_pictures(policy):
+    n16, x = alternating(policy, 2), asked(policy, 1, 1, 0)
+    dark, other = [torch.zeros_like(x[0]), *x[1:]], [x[0], torch.where(x[1] == policy.config.backbone.image_token_index, x[1], 7), *x[2:]]
+    with torch.no_grad():
+        seen, blind, misread = (Chunk(n16, 24).watch(*y) for y in (x, dark, other))
+    assert (seen - blind).abs().max() > 1e-3 and (seen - misread).abs().max() > 1e-3
 
 
 def test_the_policy_is_left_as_it_was(policy):
