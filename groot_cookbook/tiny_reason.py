@@ -28,8 +28,8 @@ from .workspace import COLOURS, FRAMES, INSTRUCTION, SIDES
 
 # %% auto #0
 __all__ = ['SPECIAL', 'CHAT', 'GROUNDING', 'build_tokenizer', 'build_processor', 'build_tiny_reason', 'see', 'chat', 'Packed',
-           'answers', 'soften', 'Training', 'auxiliary_loss', 'ground', 'mirror', 'batch_of', 'draw', 'train',
-           'examine', 'marks', 'save_critic']
+           'answers', 'soften', 'Training', 'auxiliary_loss', 'happenings', 'event_loss', 'ground', 'mirror',
+           'batch_of', 'draw', 'train', 'examine', 'marks', 'save_critic']
 
 # %% ../nbs/train/92_tiny_reason.ipynb #c007
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
@@ -144,15 +144,17 @@ class Packed:
         return ids, places, mask[:, None], ends
 
 # %% ../nbs/train/92_tiny_reason.ipynb #c017
-def answers(model, processor, packed: Packed, frames: torch.Tensor, questions: list[list[str]]):  # -> logits (B, Q, words), vision tokens
-    "First-token logits of every question of every clip, in one pass."
+def answers(model, processor, packed: Packed, frames: torch.Tensor, questions: list[list[str]]):
+    "First-token logits (B, Q, words) of every question of every clip, in one pass; the vision tokens (B, V, D), and what the second and third layer made of them."
     ids, places, mask, ends = packed.rows(processor, questions)
     vision = see(model, frames, processor).float()
     embed = model.model.language_model.embed_tokens
     head = embed(torch.tensor(packed.head)).expand(len(frames), -1, -1)
     x = torch.cat([head, vision, embed(ids)], 1)
-    hidden = model.model.language_model(inputs_embeds=x, attention_mask=mask, position_ids=places, use_cache=False).last_hidden_state
-    return model.lm_head(hidden.gather(1, ends[..., None].expand(-1, -1, hidden.shape[-1]))).float(), vision
+    out = model.model.language_model(inputs_embeds=x, attention_mask=mask, position_ids=places, use_cache=False, output_hidden_states=True)
+    hidden, film = out.last_hidden_state, slice(len(packed.head), len(packed.head) + packed.video)
+    logits = model.lm_head(hidden.gather(1, ends[..., None].expand(-1, -1, hidden.shape[-1]))).float()
+    return logits, vision, [out.hidden_states[layer][:, film].float() for layer in (2, 3)]
 
 # %% ../nbs/train/92_tiny_reason.ipynb #c019
 def soften(frames: torch.Tensor, rng: torch.Generator) -> torch.Tensor:  # (B, T, 3, H, W) in 0..1
@@ -178,7 +180,8 @@ class Training:
     batch: int = 8
     rate: float = 1e-3         # peak, of AdamW on the outer layers
     warmup: int = 100
-    auxiliary: float = 1.0
+    auxiliary: float = 1.0     # weight of where things are
+    events: float = 2.0        # weight of what happens to them
     seed: int = 0
     share: float = 1.0         # of all peak rates, Muon's too; a fraction goes on gently from weights that know something already
 
@@ -203,6 +206,29 @@ def auxiliary_loss(head, vision, notes):  # vision (B, pairs*16, D), notes (B, T
     offset = torch.stack([picked[:, :, i, 5 + 2 * i:7 + 2 * i] for i in range(5)], 2)
     place = ((offset - (at - at.floor() - .5)).abs().mean(-1) * seen).sum() / seen.sum()
     return here + place + (picked[:, :, 4, 15] - notes[..., 12]).abs().mean()
+
+
+def happenings(notes):  # (B, T, 19) -> (B, pairs, 16, 3)
+    "In which cell of which pair of frames a block came, or went, and whether it did so although no hand was near, or sprang, or was suddenly there or gone."
+    blocks, tip = notes[..., :12].unflatten(-1, (4, 3)), notes[:, :, None, 13:15]
+    there, at = blocks[..., 0] > .5, blocks[..., 1:]
+    cells = (at * 4).clamp(0, 3.999).long()
+    here = F.one_hot(cells[..., 1] * 4 + cells[..., 0], 16).bool() & there[..., None]                       # (B, T, 4, 16)
+    was, now, moved, gap = here[:, :-1], here[:, 1:], (at[:, 1:] - at[:, :-1]).norm(dim=-1), (at - tip).norm(dim=-1)
+    alone, apart = torch.minimum(gap[:, 1:], gap[:, :-1]) > .16, torch.maximum(gap[:, 1:], gap[:, :-1]) > .3
+    odd = (there[:, 1:] != there[:, :-1]) | there[:, 1:] & ((moved > .02) & alone | (moved > .04) & apart)
+    seen = torch.stack([(now & ~was).any(2), (was & ~now).any(2), ((now | was & ~there[:, 1:, :, None]) & odd[..., None]).any(2)], -1)
+    return F.pad(seen, (0, 0, 0, 0, 1, 0)).unflatten(1, (-1, 2)).any(2).float()
+
+
+def event_loss(heads, watched, notes, possible):  # two layers' (B, pairs * 16, D), (B, T, 19), (B,) true where nothing impossible happens
+    "Error of saying in each cell, after the second layer, whether a block came or went, and after the third, whether it could."
+    known = ~torch.isnan(notes).any((1, 2))
+    if not known.any(): return watched[0].sum() * 0
+    want = happenings(notes[known])
+    want[..., 2] *= ~possible[known, None, None]                                                            # what is let go of may fall far from any hand
+    said = torch.cat([head(x[known]) for head, x in zip(heads, watched)], -1).view_as(want)
+    return F.binary_cross_entropy_with_logits(said, want, pos_weight=torch.tensor([8., 8., 20.]))
 
 # %% ../nbs/train/92_tiny_reason.ipynb #c023
 GROUNDING = ["Is the {colour} block in this scene?", "By the end, is the {colour} block in this scene?", "Does the {colour} block move?",
@@ -254,7 +280,8 @@ def train(clips: list[Path], folder: str | Path, how: Training = Training(), sta
     with torch.random.fork_rng():
         torch.manual_seed(how.seed)
         head = torch.nn.Linear(model.config.text_config.hidden_size, 2 * 16)
-    trainer = resume(Trainer(torch.nn.ModuleDict({"model": model, "patch_head": head}), folder / "state.safetensors", how.rate, recipe=asdict(how) | {"start": start and weights_sha(start), "clips": [c.parent.name for c in clips]}))
+        watch = torch.nn.ModuleList(torch.nn.Sequential(torch.nn.LayerNorm(n := model.config.text_config.hidden_size), torch.nn.Linear(n, told)) for told in (2, 1))
+    trainer = resume(Trainer(torch.nn.ModuleDict({"model": model, "patch_head": head, "patch_watch": watch}), folder / "state.safetensors", how.rate, recipe=asdict(how) | {"start": start and weights_sha(start), "clips": [c.parent.name for c in clips]}))
     packed, table, model = Packed(model, processor), None, model.train()
     yes, no = (processor.tokenizer.encode(w)[0] for w in ("Yes", "No"))
     while trainer.step < how.steps:
@@ -262,13 +289,14 @@ def train(clips: list[Path], folder: str | Path, how: Training = Training(), sta
         rng, gen = default_rng([how.seed, trainer.step]), torch.Generator().manual_seed(how.seed * 100_003 + trainer.step)
         frames, questions, truth, notes = batch_of(table, draw(table, how.batch, rng), rng)
         with torch.autocast("cpu", torch.bfloat16):
-            logits, vision = answers(model, processor, packed, soften(frames, gen) * 2 - 1, questions)
+            logits, vision, watched = answers(model, processor, packed, soften(frames, gen) * 2 - 1, questions)
             said = auxiliary_loss(head, vision, notes)
+        noticed = event_loss(watch, watched, notes, truth[:, KNOWN.index("continuity")] == 1)
         known = truth >= 0
         target = torch.where(truth == 1, yes, no)
         loss = F.cross_entropy(logits[known], target[known])
         right = (((logits[..., yes] > logits[..., no]).long() == truth) & known).sum(0) / known.sum(0).clamp(min=1)
-        trainer.update(loss + how.auxiliary * said, how.rate_at(trainer.step), [loss.item(), said.item(), *right.tolist()])
+        trainer.update(loss + how.auxiliary * said + how.events * noticed, how.rate_at(trainer.step), [loss.item(), said.item(), noticed.item(), *right.tolist()])
         if trainer.step % 25 == 0: log(f"step {trainer.step} loss {np.mean(trainer.log[-25:], 0).round(3).tolist()}")
     trainer.save()
     averaged(trainer)
@@ -282,7 +310,7 @@ def examine(model, processor, table: dict, batch: int = 16) -> np.ndarray:  # ->
     yes, no = (processor.tokenizer.encode(w)[0] for w in ("Yes", "No"))
     for rows in np.array_split(np.arange(len(table["kind"])), -(-len(table["kind"]) // batch)):
         frames, questions, *_ = batch_of(table, rows)
-        logits, _ = answers(model, processor, packed, frames * 2 - 1, questions)
+        logits, *_ = answers(model, processor, packed, frames * 2 - 1, questions)
         out.append((logits[..., yes] - logits[..., no]).numpy())
     return np.concatenate(out)
 

@@ -173,7 +173,7 @@ def test_packed_training_pass_equals_the_library(critic, film):
     packed = tiny_reason.Packed(critic.model, critic.processor)
     questions = questions_about(INSTRUCTIONS[0]) + questions_about(INSTRUCTIONS[1])[-1:]
     frames = torch.from_numpy(film.frames[critic.watched(57, 10.)]).permute(0, 3, 1, 2)[None] / 127.5 - 1
-    with torch.no_grad(): logits, _ = tiny_reason.answers(critic.model, critic.processor, packed, frames, [questions])
+    with torch.no_grad(): logits, *_ = tiny_reason.answers(critic.model, critic.processor, packed, frames, [questions])
     said = (logits[0, :, critic.yes] - logits[0, :, critic.no]).numpy()
     assert said == pytest.approx(log_odds(critic, film.frames, 10., questions), abs=1e-4)
 
