@@ -168,6 +168,13 @@ def attempt(run: str, name: str, recipe: Recipe, episodes: int) -> dict | None:
     return {"rows": 0 if more is None else len(more), "minutes": round((time.perf_counter() - began) / 60, 1), "trials": found}
 
 
+def interval(table: np.ndarray, draws: int = 4000) -> dict[str, float]: # (seeds, workspaces)
+    "The mean and where it lies in 95 of 100 draws of other seeds and other workspaces."
+    rng, (s, w) = np.random.default_rng(0), table.shape
+    again = [table[rng.integers(0, s, s)][:, rng.integers(0, w, w)].mean() for _ in range(draws)]
+    return dict(zip(("mean", "low", "high"), (round(float(v), 4) for v in (table.mean(), *np.quantile(again, [.025, .975])))))
+
+
 def summary(rows: list[dict], draws: int = 4000) -> list[dict]:
     """Every condition in every kind of workspace, over all its seeds: the rate, and what it gains over teleoperation alone with the same seeds; of filtered dreams, also over unfiltered.
 
@@ -175,18 +182,13 @@ def summary(rows: list[dict], draws: int = 4000) -> list[dict]:
     """
     placed = {(r["workspaces"], r["condition"], r["seed"]): np.array([o == "placed" for o in r["outcomes"].split(", ")], float) for r in rows}
 
-    def interval(table: np.ndarray) -> dict[str, float]:               # (seeds, workspaces)
-        rng, (s, w) = np.random.default_rng(0), table.shape
-        again = [table[rng.integers(0, s, s)][:, rng.integers(0, w, w)].mean() for _ in range(draws)]
-        return dict(zip(("mean", "low", "high"), (round(float(v), 4) for v in (table.mean(), *np.quantile(again, [.025, .975])))))
-
     found = []
     for place, name in dict.fromkeys((r["workspaces"], r["condition"]) for r in rows):
         own = sorted(s for p, c, s in placed if (p, c) == (place, name))
-        line = {"condition": name, "workspaces": place, "seeds": own, "rate": interval(np.stack([placed[place, name, s] for s in own]))}
+        line = {"condition": name, "workspaces": place, "seeds": own, "rate": interval(np.stack([placed[place, name, s] for s in own]), draws)}
         for key, base in (("gain", "teleop only"), ("filter_gain", "unfiltered dreams" if name == "filtered dreams" else name)):
             both = [s for s in own if (place, base, s) in placed]
-            if both and name != base: line[key] = interval(np.stack([placed[place, name, s] - placed[place, base, s] for s in both]))
+            if both and name != base: line[key] = interval(np.stack([placed[place, name, s] - placed[place, base, s] for s in both]), draws)
         found.append(line)
     return found
 

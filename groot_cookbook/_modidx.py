@@ -494,6 +494,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                     'groot_cookbook/evaluation.py'),
                                            'groot_cookbook.evaluation.other_bin': ( 'evaluation.html#other_bin',
                                                                                     'groot_cookbook/evaluation.py'),
+                                           'groot_cookbook.evaluation.other_block': ( 'evaluation.html#other_block',
+                                                                                      'groot_cookbook/evaluation.py'),
                                            'groot_cookbook.evaluation.outcome': ('evaluation.html#outcome', 'groot_cookbook/evaluation.py'),
                                            'groot_cookbook.evaluation.rollout': ('evaluation.html#rollout', 'groot_cookbook/evaluation.py'),
                                            'groot_cookbook.evaluation.score': ('evaluation.html#score', 'groot_cookbook/evaluation.py')},

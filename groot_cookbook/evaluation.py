@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Actor', 'NotFinite', 'Trial', 'outcome', 'advance', 'rollout', 'Expert', 'Idle', 'Score', 'score', 'Difference',
            'compare', 'evaluate', 'OpenLoop', 'open_loop', 'PolicyActor', 'chart', 'chart_open', 'contact_sheet',
-           'other_bin', 'heeds', 'Report']
+           'other_bin', 'other_block', 'heeds', 'Report']
 
 # %% ../nbs/07_evaluation.ipynb #c004
 from collections.abc import Callable, Sequence
@@ -282,6 +282,13 @@ def contact_sheet(
 def other_bin(scene: Scene) -> Scene:
     "The same workspace with the other bin asked for."
     return replace(scene, side=next(s for s in scene.bins if s != scene.side))
+
+
+def other_block(scene: Scene) -> Scene:
+    "The same workspace with the other block asked for; an error where there is one block only."
+    others = [c for c in scene.blocks if c != scene.target]
+    if not others: raise CookbookError("this workspace has one block only", f"seed {scene.seed}", "Choose among workspaces with two")
+    return replace(scene, target=others[0])
 
 
 def heeds(actor: Actor, scenes: Sequence[Scene], seed: int = 0) -> float:

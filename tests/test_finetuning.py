@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings, strategies as st
 
-from groot_cookbook.backbone import tiny_backbone
+from groot_cookbook.backbone import pixels, tiny_backbone
 from groot_cookbook.core import CookbookError
 from groot_cookbook.episodes import Dataset, Episode, Normalizer, write_dataset
 from groot_cookbook.action_head import ActionHead, ActionHeadConfig, flow_loss
@@ -276,3 +276,50 @@ def test_rate():
     r = Recipe(steps=100, warmup=0.1)
     rates = [r.rate(i) for i in range(100)]
     assert rates[0] == 0.1 and max(rates) == rates[9] == 1 and rates[-1] < 1e-3 and sorted(rates[10:], reverse=True) == rates[10:]
+
+
+# --- a backbone that learns ------------------------------------------------------------------------------------------
+
+@pytest.fixture(scope="module")
+def watched(policy) -> Cache:
+    "Drawn pictures and words, and what the frozen backbone says of them."
+    g, rows = torch.Generator().manual_seed(0), 12
+    pictures, ids = torch.randint(0, 256, (rows, 1, 64, 64, 3), generator=g).to(torch.uint8), torch.randint(70, 300, (rows, 68), generator=g)
+    ids[:, :64] = policy.config.backbone.image_token_index
+    fake = fake_cache(policy, rows)
+    with torch.no_grad(): seen = policy.encode(pixels(pictures, policy.config.backbone), ids, fake.mask)
+    return replace(fake, features=seen.half(), images=policy.patches(ids), pictures=pictures, ids=ids)
+
+
+def test_frozen_is_frozen_and_learning_learns(policy, watched):
+    "Nothing of the backbone moves unless it is asked to; then all of it does that the loss can reach, and the policy's own weights stay."
+    before = {k: v.clone() for k, v in policy.backbone.state_dict().items()}
+    recipe = Recipe(steps=3, batch=4, flare=0.2, flare_layer=2, ema=0)
+    still, moved = (finetune(policy, watched, recipe=replace(recipe, tune_backbone=share)).policy.backbone.state_dict() for share in (0, .1))
+    assert all(torch.equal(still[k], v) and torch.equal(policy.backbone.state_dict()[k], v) for k, v in before.items())
+    changed = {k for k, v in before.items() if not torch.equal(moved[k], v)}
+    assert {"eagle_model.mlp1.0.weight", "eagle_model.language_model.model.embed_tokens.weight", "eagle_model.language_model.model.layers.0.self_attn.q_proj.weight"} <= changed
+
+
+def test_eyes_that_learn_at_no_rate_see_what_was_cached(policy, watched):
+    "The live path computes the features that the cache holds: with the backbone's rates at next to nothing, both trainings are one."
+    recipe = Recipe(steps=4, batch=4, flare=0.2, flare_layer=2, ema=0)
+    cached, live = (finetune(policy, watched, recipe=replace(recipe, tune_backbone=share)) for share in (0, 1e-12))
+    for a, b in zip(cached.curve, live.curve): assert abs(a["flow"] - b["flow"]) < 2e-3 and abs(a["align"] - b["align"]) < 2e-3
+
+
+def test_a_learning_backbone_goes_on_bit_for_bit(policy, watched, tmp_path):
+    recipe = Recipe(steps=6, batch=4, flare=0.2, flare_layer=2, save_every=3, tune_backbone=.3)
+    whole = finetune(policy, watched, recipe=recipe)
+    finetune(policy, watched, recipe=recipe, work=tmp_path, stop=3)
+    again = finetune(policy, watched, recipe=recipe, work=tmp_path)
+    assert all(torch.equal(v, again.policy.state_dict()[k]) for k, v in whole.policy.state_dict().items()) and whole.curve == again.curve
+
+
+def test_a_backbone_cannot_learn_from_a_cache_alone(policy, teleop):
+    with pytest.raises(CookbookError, match="pictures=True"): finetune(policy, teleop, recipe=Recipe(steps=1, tune_backbone=.1))
+
+
+def test_pictures_and_words_are_joined_with_the_rest(watched):
+    both = joined([watched, replace(watched, ids=watched.ids[:, :66], mask=watched.mask[:, :66], images=watched.images[:, :66], features=watched.features[:, :66])])
+    assert both.pictures.shape == (24, 1, 64, 64, 3) and both.ids.shape == (24, 68) and not both.mask[12:, 66:].any() and joined([watched, replace(watched, pictures=None, ids=None)]).pictures is None
