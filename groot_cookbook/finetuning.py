@@ -188,7 +188,8 @@ class Training:
 # %% ../nbs/06_flare_finetune.ipynb #c025
 def save_state(path: Path, student: nn.Module, average: dict[str, Tensor], steppers: list, step: int, curve: list, recipe: Recipe) -> None:
     "Weights, their average, what the optimizers remember and the curve in one safetensors file."
-    tensors = {f"model.{k}": v for k, v in student.state_dict().items()} | {f"average.{k}": v for k, v in average.items()}
+    once = {k for k, _ in [*student.named_parameters(), *student.named_buffers()]}          # what is tied to another weight is there once
+    tensors = {f"model.{k}": v for k, v in student.state_dict().items() if k in once} | {f"average.{k}": v for k, v in average.items()}
     tensors |= optimizer.remember(steppers, dict(student.named_parameters()))
     note = {"step": str(step), "curve": json.dumps(curve), "recipe": json.dumps(asdict(recipe))}
     part = path.with_name(f".{path.name}.part")
@@ -203,7 +204,7 @@ def load_state(path: Path, student: nn.Module, average: dict[str, Tensor], stepp
     if json.loads(note["recipe"]) != asdict(recipe):
         raise CookbookError("the saved state is of another training", path, "Delete it, or give the recipe it was made with")
     saved, step = load_file(path), int(note["step"])
-    student.load_state_dict({k[6:]: v for k, v in saved.items() if k.startswith("model.")})
+    student.load_state_dict(student.state_dict() | {k[6:]: v for k, v in saved.items() if k.startswith("model.")})
     for k, v in average.items(): v.copy_(saved[f"average.{k}"])
     optimizer.recall(steppers, dict(student.named_parameters()), saved)
     return step, json.loads(note["curve"])
@@ -249,7 +250,7 @@ def finetune(
             if state and ((step + 1) % r.save_every == 0 or step + 1 == r.steps): save_state(state, bare, average, steppers, step + 1, curve, r)
     tuned, learned = copy.deepcopy(policy), average if r.ema else handed
     for part, name in ((tuned.action_head, "head."), (tuned.backbone, "eyes.")):
-        if own := {k.removeprefix(name): v for k, v in learned.items() if k.startswith(name)}: part.load_state_dict(own, strict=False)      # what is tied to another weight is there once
+        if own := {k.removeprefix(name): v for k, v in learned.items() if k.startswith(name)}: part.load_state_dict(part.state_dict() | own)
     return Training(tuned.eval(), curve)
 
 # %% ../nbs/06_flare_finetune.ipynb #c028
@@ -271,7 +272,7 @@ def one_step(accelerator: Accelerator, student: nn.Module, steppers: list, data:
 # %% ../nbs/06_flare_finetune.ipynb #c030
 @torch.inference_mode()
 def action_error(policy: GrootPolicy, cache: Cache, rows: int = 64, seed: int = 0) -> float:
-    "Mean absolute error of sampled chunks against the recorded ones, as a share of each joint's half range."
+    "Mean absolute error of sampled chunks against the recorded ones, as a share of each joint's half range; the cache has to be of the policy's own backbone, so anew where that has learned."
     index = np.random.default_rng(seed).permutation(len(cache))[:rows].tolist()
     batch = {k: v.to(policy.device) for k, v in cache.rows(index).items()}
     noise = policy.noise(len(index), torch.Generator().manual_seed(seed)).to(policy.device)

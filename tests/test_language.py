@@ -1,6 +1,5 @@
 "The benchmark of language following: what is asked, and what is made of the answers."
 import language
-import numpy as np
 import pytest
 
 from groot_cookbook.core import CookbookError
