@@ -187,3 +187,47 @@ def test_forgeries_differ_from_the_truth_and_never_answer_yes_to_everything():
     for c in clips[1:]:
         assert 0 in c["answers"][:5], c["kind"]
         if c["kind"] in critic_data.KINDS: assert (abs(c["frames"].astype(int) - true["frames"]) > 25).any(-1).sum((1, 2)).max() >= 4, c["kind"]
+
+
+def things(*frames: dict) -> torch.Tensor:
+    "Notes (1, T, 19) of frames that say where some of the four blocks are; the hand is in a corner unless said."
+    notes = torch.zeros(1, len(frames), 19)
+    for t, frame in enumerate(frames):
+        notes[0, t, 13:15] = torch.tensor(frame.get("hand", (.95, .95)))
+        for i in {*frame} - {"hand"}: notes[0, t, 3 * i:3 * i + 3] = torch.tensor((1., *frame[i]))
+    return notes
+
+
+def test_what_happens_is_told_in_its_cell_and_its_pair():
+    still, there = {0: (.1, .1)}, {0: (.6, .1)}
+    seen = tiny_reason.happenings(things(still, still, still, there))          # it springs from cell 0 to cell 2 between the last two frames
+    assert seen.shape == (1, 2, 16, 3) and not seen[0, 0].any()
+    assert seen[0, 1].nonzero().tolist() == [[0, 1], [2, 0], [2, 2]]           # gone from the first, come into the third, which nothing can have done
+
+
+def test_a_hand_may_carry_what_nothing_may_move():
+    carried = [{0: (x, .1), "hand": (x, .12)} for x in (.1, .3, .5, .7)]
+    alone = [{**frame, "hand": (.9, .9)} for frame in carried]
+    assert not tiny_reason.happenings(things(*carried))[..., 2].any() and tiny_reason.happenings(things(*alone))[..., 2].any()
+
+
+def test_what_comes_out_of_nothing_or_goes_is_impossible_and_rest_is_not():
+    rest = {1: (.3, .3)}
+    for first, last, cell in ((rest, {**rest, 2: (.8, .8)}, 15), ({**rest, 2: (.8, .8)}, rest, 15)):
+        odd = tiny_reason.happenings(things(first, first, last, last))[..., 2]
+        assert odd.nonzero().tolist() == [[0, 1, cell]]
+    assert not tiny_reason.happenings(things(rest, rest, rest, rest)).any()
+
+
+def test_notes_of_true_films_hold_nothing_impossible_and_those_of_forgeries_do():
+    stage, kinds = critic_data.Stage(), ["teleport", "vanish", "appear"]
+    clips = [c for s in critic_data.seeds("critic", 3, 650_010) for c in critic_data.clips_of(s, stage, kinds)]
+    odd = lambda kind: [bool(tiny_reason.happenings(torch.from_numpy(c["notes"])[None])[..., 2].any()) for c in clips if c["kind"] == kind]
+    assert not any(odd("true")) and not any(odd("miss")) and all(odd("vanish") + odd("appear")) and np.mean(odd("teleport")) > .5
+
+
+def test_an_unknown_film_teaches_nothing_of_what_happens():
+    heads = torch.nn.ModuleList(torch.nn.Linear(8, n) for n in (2, 1))
+    watched, notes = [torch.randn(1, 32, 8, generator=torch.Generator().manual_seed(i)) for i in range(2)], things({0: (.1, .1)}, {0: (.1, .1)}, {0: (.6, .1)}, {0: (.6, .1)})
+    lost = lambda notes, possible: float(tiny_reason.event_loss(heads, watched, notes, torch.tensor([possible])).detach())
+    assert lost(notes * float("nan"), False) == 0 and lost(notes, False) != lost(notes, True) and lost(notes, False) > 0
