@@ -188,8 +188,8 @@ class Acting(nn.Module):
         super().__init__()
         encoder, decoder, dit, self.steps = head.action_encoder, head.action_decoder, head.model, steps
         self.layers = nn.ModuleList(HeadLayer(b, crosses) for b, crosses in zip(dit.transformer_blocks, dit.crosses))
-        turn = 2 * head.config.attend_text_every_n_blocks if head.config.use_alternate_vl_dit else 1       # N1.5 sees the whole scene in every block
-        self.sees = [int(i % turn > 0) for i in range(len(self.layers))]
+        turn = head.config.use_alternate_vl_dit * 2 * head.config.attend_text_every_n_blocks
+        self.sees = [(2 if i % turn else 1) if turn else 0 for i in range(len(self.layers))]               # which of `Chunk.biases`
         self.action1, self.action2 = plain(folded(encoder.W1.W, None, encoder.W2.W[: encoder.W1.W.shape[1]], encoder.W2.b)[0].T), linear(encoder.W3)
         weight, bias = folded(dit.proj_out_2.weight.T, dit.proj_out_2.bias, decoder.layer1.W, decoder.layer1.b)
         self.answer1, self.answer2 = plain(weight.T, bias), linear(decoder.layer2)
@@ -225,9 +225,9 @@ class Chunk(nn.Module):
 
     def watch(self, images: Tensor, *told: Tensor) -> Tensor: return self(pixels(images, self.config.backbone), *told)  # (B, V, H, W, 3) uint8, and the rest of `forward`
 
-    def biases(self, mask: Tensor, images: Tensor) -> list[Tensor | None]: # (B, L) bool twice -> (B, 1, 1, L) each: of the whole scene, or of N1.6's words and of its pictures
-        seen: list = [mask & ~images, mask & images] if self.config.action_head.use_alternate_vl_dit else [None if self.upstream_compatible else mask]
-        return [None if s is None else forbidding(s, self.future.dtype)[:, None, None] for s in seen]
+    def biases(self, mask: Tensor, images: Tensor) -> list[Tensor | None]: # (B, L) bool twice -> (B, 1, 1, L) each: of the whole scene, and of N1.6's words and pictures
+        turns = [mask & ~images, mask & images] if self.config.action_head.use_alternate_vl_dit else []
+        return [None if s is None else forbidding(s, self.future.dtype)[:, None, None] for s in (None if self.upstream_compatible else mask, *turns)]
 
     def forward(self, pixel_values: Tensor, input_ids: Tensor, mask: Tensor, state: Tensor, noise: Tensor) -> Tensor: # (B * V, 3, S, S), (B, L) twice, (B, S), (B, H, A) -> (B, H, A)
         dtype, biases = self.future.dtype, self.biases(mask.bool(), input_ids == self.reading.image_token)

@@ -64,19 +64,20 @@ def test_upstreams_blindness_to_padding_is_kept_where_it_is_asked_for(policy):
     assert (got - careful)[0].abs().max() > 1e-3 and torch.allclose(got[1], careful[1], atol=1e-5)
 
 
-def alternating(policy: GrootPolicy, every: int) -> GrootPolicy:
-    "N1.6's head on the same eyes: no adapter, no future tokens, 8 blocks of which the even look at words and pictures in turn."
+def alternating(policy: GrootPolicy, every: int, adapter: bool = False) -> GrootPolicy:
+    "N1.6's head on the same eyes: no future tokens, no adapter (N1.7 may have one), 8 blocks of which the even look at words and pictures in turn."
     head = policy.config.action_head
-    n16 = replace(head, num_target_vision_tokens=0, vl_self_attention_cfg=None, use_alternate_vl_dit=True, attend_text_every_n_blocks=every,
+    n16 = replace(head, num_target_vision_tokens=0, vl_self_attention_cfg=head.vl_self_attention_cfg if adapter else None, use_alternate_vl_dit=True, attend_text_every_n_blocks=every,
                   diffusion_model_cfg=head.diffusion_model_cfg | {"num_layers": 8})
     torch.manual_seed(0)
     return GrootPolicy(PolicyConfig(policy.config.backbone, n16), policy.processor).eval()
 
 
 @settings(max_examples=8, deadline=None)
-@given(st.integers(1, 2), st.integers(1, 2), st.integers(0, 5), st.integers(1, 3))
-def test_the_chunk_of_n16_is_its_policys(policy, rows, views, padded, every):
-    n16, x = alternating(policy, every), asked(policy, rows, views, padded)
+@given(st.integers(1, 2), st.integers(1, 2), st.integers(0, 5), st.integers(1, 3), st.booleans(), st.booleans())
+def test_the_chunk_of_n16_is_its_policys(policy, rows, views, padded, every, adapter, compatible):
+    n16, x = alternating(policy, every, adapter), asked(policy, rows, views, padded)
+    n16.action_head.upstream_compatible = compatible
     with torch.no_grad(): got = Chunk(n16, 24).watch(*x)
     torch.testing.assert_close(got, plainly(n16, x, 24), atol=2e-5, rtol=1e-5)
 
