@@ -1,4 +1,4 @@
-"""GR00T N1.5 at full size on one CUDA GPU, random weights: eager, once per chunk, captured, compiled, in FP8, beside the peer. python benchmarks/gpu_policy.py
+"""GR00T N1.5 (--n16: with N1.6's head) at full size on one CUDA GPU, random weights: eager, once per chunk, captured, compiled, in FP8, beside the peer. python benchmarks/gpu_policy.py
 
 **It has run on one H200 as far as the captured graph** (data/results/latency_full.json); what comes after has run at a tiny size on a CPU (tests/test_gpu_policy.py).
 
@@ -39,19 +39,22 @@ from groot_cookbook.inference import ChunkEngine, captured
 from groot_cookbook.policy import Embodiment, GrootPolicy, PolicyConfig, Processor
 
 TAG, SLOT = "gr1", 24
+N16 = dict(max_action_dim=29, max_state_dim=29, use_alternate_vl_dit=True)                # N1.6's head, on N1.5's eyes: its own are not built here
 SENTENCE = "pick up the red block and place it in the left bin"
 
 
 def configured(size: str) -> PolicyConfig:
-    "The 3B model, or something of its shape for a test; both read with the tiny tokenizer, which knows one picture token."
+    "The 3B model, the same with N1.6's head, or something of its shape for a test; all read with the tiny tokenizer, which knows one picture token."
     told = dict(image_token="<image>", image_token_index=1, view="{patches}", template="{images}" + "the robot will " * 12 + "{instruction}")
     if size == "full": return PolicyConfig(BackboneConfig(**told))
+    if size == "full_n16": return PolicyConfig(BackboneConfig(**told), ActionHeadConfig.from_upstream(N16 | {"diffusion_model_cfg": ActionHeadConfig().diffusion_model_cfg | {"num_layers": 32}}))
     vision = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2, image_size=64, patch_size=16)
     text = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, head_dim=16, vocab_size=600, max_position_embeddings=256,
                 rope_theta=1e4, tie_word_embeddings=True)
     blocks = dict(num_layers=2, num_attention_heads=2, attention_head_dim=16, final_dropout=True, positional_embeddings=None)
     head = ActionHeadConfig(hidden_size=32, input_embedding_dim=32, backbone_embedding_dim=32, max_seq_len=64, diffusion_model_cfg=dict(**blocks, cross_attention_dim=32, output_dim=32, norm_type="ada_norm", interleave_self_attention=True),
                             vl_self_attention_cfg=blocks | {"num_layers": 1})
+    if size == "tiny_n16": head = ActionHeadConfig.from_upstream(head.to_upstream() | N16 | {"action_dim": 29, "num_target_vision_tokens": 0, "vl_self_attention_cfg": None})
     return PolicyConfig(BackboneConfig(vision=vision, text=text, select_layer=1, **told), head)
 
 
@@ -60,7 +63,7 @@ def random_policy(size: str, device: torch.device) -> GrootPolicy:
     tokenizer, joints = tiny_tokenizer(), list(range(26))
     config = configured(size)
     around = Normalizer("min_max", -np.ones(26), np.ones(26))
-    processor = Processor(config.backbone, tokenizer, {TAG: Embodiment(TAG, {"body": joints}, {"body": joints}, around, around)})
+    processor = Processor(config.backbone, tokenizer, {TAG: Embodiment(TAG, {"body": joints}, {"body": joints}, around, around)}, config.action_head.max_state_dim, config.action_head.action_dim)
     torch.manual_seed(0)
     with device: policy = GrootPolicy(config, processor).eval()
     for p in policy.parameters():
@@ -72,7 +75,8 @@ def anew(policy: GrootPolicy, picture: Tensor, ids: Tensor, mask: Tensor, state:
     "A chunk with everything computed in every step, from what `Chunk.watch` takes."
     dtype, robot = policy.action_head.vlln.weight.dtype, torch.full((len(ids),), SLOT, device=ids.device)
     features, x, times = policy.encode(pixels(picture, policy.config.backbone).to(dtype), ids, mask), noise.to(dtype), step_times(policy.config.action_head)
-    for t in times: x = x + policy.denoise_step(features, mask, state.to(dtype), robot, x, torch.full((len(ids),), t, device=ids.device)) / len(times)
+    images = policy.patches(ids)
+    for t in times: x = x + policy.denoise_step(features, mask, state.to(dtype), robot, x, torch.full((len(ids),), t, device=ids.device), images) / len(times)
     return x.float()
 
 
@@ -169,7 +173,7 @@ def run(size: str, device: torch.device, n: int, side: int, compiled: bool, seco
     print(f"compiled after {time.monotonic() - started:.0f} s", flush=True)
     bench.end_to_end("compiled", quick, seen, max(n, 1000) if bench.cuda else n)
     if bench.cuda: profiled(lambda: quick.run(*inputs), out / "kernels_bf16.txt")
-    if peer and not bench.late("the peer"): beside_the_peer(bench, inputs, peer)
+    if peer and not size.endswith("n16") and not bench.late("the peer"): beside_the_peer(bench, inputs, peer)
     if bench.cuda and not bench.late("FP8"):
         low = ChunkEngine(policy, TAG, "fp8", compiled, tuned)
         low.calibrate([given(policy, seed=s) for s in range(1, 9)])
@@ -208,6 +212,7 @@ def run(size: str, device: torch.device, n: int, side: int, compiled: bool, seco
 def main(argv: list[str] | None = None) -> int:
     def add(parser: argparse.ArgumentParser) -> None:
         parser.add_argument("--n", type=int, default=200)
+        parser.add_argument("--n16", action="store_true", help="N1.6's head in place of N1.5's: 32 blocks, words and pictures in turn; without the peer")
         parser.add_argument("--no-compile", action="store_true")
         parser.add_argument("--tuned", action="store_true", help="let the compiler try kernels for every shape: about 25 s each")
         parser.add_argument("--side", type=int, default=8192, help="of the square matrices that find the machine's ceiling")
@@ -216,9 +221,10 @@ def main(argv: list[str] | None = None) -> int:
 
     args = gpu_arguments(__doc__.splitlines()[0], argv, add)
     if args is None: return 0
-    about = provenance(f"latency_{args.size}", __doc__.splitlines()[0], "python benchmarks/gpu_policy.py" + " --peer FOLDER" * bool(args.peer), torch.get_num_threads())
+    size = args.size + "_n16" * args.n16
+    about = provenance(f"latency_{size}", __doc__.splitlines()[0], "python benchmarks/gpu_policy.py" + " --n16" * args.n16 + " --peer FOLDER" * bool(args.peer), torch.get_num_threads())
     if args.commit: about["commit"] = args.commit
-    found = run(args.size, torch.device(args.device), args.n, args.side, not args.no_compile, args.seconds, args.peer, args.out, args.tuned)
+    found = run(size, torch.device(args.device), args.n, args.side, not args.no_compile, args.seconds, args.peer, args.out, args.tuned)
     path = core.write_json(args.out / f"{about['name']}.json", about | found)
     print(f"floor {found['floors']['floor_ms']:.3f} ms at {found['floors']['gb_s']:.0f} GB/s and {found['floors']['tflops']:.0f} TFLOPS, measured here; wrote {path.name}")
     return 0
