@@ -62,14 +62,15 @@ def attempt(name: str, recipe: Recipe, demonstrated: int, scenes: int) -> dict:
 
 
 def summary(rows: list[dict]) -> list[dict]:
-    "For each condition how often the block was placed under each asking, and how much of that is lost when the other thing is asked for; intervals over trainings and tables."
-    placed = lambda row, asked: np.array([o == "placed" for o in row["outcomes"][asked].split(", ")], float)
+    "For each condition how often the block was placed under each asking, how much of that is lost when the other thing is asked for, and how often that ended in the wrong bin or with the wrong block; intervals over trainings and tables."
+    met = lambda row, asked, *ends: np.array([o in ends for o in row["outcomes"][asked].split(", ")], float)
     found = []
     for name in dict.fromkeys(r["condition"] for r in rows):
         own = sorted((r for r in rows if r["condition"] == name), key=lambda r: r["seed"])
-        rates = {asked: np.stack([placed(r, asked) for r in own]) for asked in ASKED}
+        rates = {asked: np.stack([met(r, asked, "placed") for r in own]) for asked in ASKED}
+        wrong = np.stack([met(r, "the other bin", "wrong bin", "wrong block") + met(r, "the other block", "wrong bin", "wrong block") for r in own]) / 2
         other = (rates["the other bin"] + rates["the other block"]) / 2
-        found.append({"condition": name, "seeds": [r["seed"] for r in own], **{asked: interval(t) for asked, t in rates.items()}, "lost": interval(rates["as drawn"] - other)})
+        found.append({"condition": name, "seeds": [r["seed"] for r in own], **{asked: interval(t) for asked, t in rates.items()}, "lost": interval(rates["as drawn"] - other), "misheard": interval(wrong)})
     return found
 
 

@@ -27,7 +27,7 @@ def row(name: str, seed: int, **placed: list[bool]) -> dict:
 def test_who_does_not_listen_loses_what_listening_is_worth():
     always, never = [True] * 12, [False] * 12
     found = {s["condition"]: s for s in language.summary([row(n, s, drawn=always, bin=then, block=then) for n, then in (("listens", always), ("deaf", never)) for s in range(2)])}
-    assert found["listens"]["lost"]["mean"] == 0 and found["deaf"]["lost"] == {"mean": 1, "low": 1, "high": 1} and found["deaf"]["seeds"] == [0, 1]
+    assert found["listens"]["misheard"]["mean"] == 0 and found["deaf"]["misheard"]["mean"] == 1 and found["listens"]["lost"]["mean"] == 0 and found["deaf"]["lost"] == {"mean": 1, "low": 1, "high": 1} and found["deaf"]["seeds"] == [0, 1]
 
 
 def test_the_interval_knows_of_trainings_that_differ():
