@@ -1,4 +1,6 @@
 "The benchmark of language following: what is asked, and what is made of the answers."
+import json
+
 import language
 import pytest
 
@@ -20,17 +22,21 @@ def test_a_lonely_block_has_no_other():
     with pytest.raises(CookbookError, match="one block only"): other_block(lonely)
 
 
-def row(name: str, seed: int, **placed: list[bool]) -> dict:
-    return {"condition": name, "seed": seed, "outcomes": {asked: ", ".join("placed" if p else "wrong bin" for p in won) for asked, won in zip(language.ASKED, placed.values())}}
+def row(name: str, seed: int, *ends: str) -> dict: return {"condition": name, "seed": seed, "outcomes": {asked: ", ".join([end] * 12) for asked, end in zip(language.ASKED, ends)}}
 
 
-def test_who_does_not_listen_loses_what_listening_is_worth():
-    always, never = [True] * 12, [False] * 12
-    found = {s["condition"]: s for s in language.summary([row(n, s, drawn=always, bin=then, block=then) for n, then in (("listens", always), ("deaf", never)) for s in range(2)])}
-    assert found["listens"]["misheard"]["mean"] == 0 and found["deaf"]["misheard"]["mean"] == 1 and found["listens"]["lost"]["mean"] == 0 and found["deaf"]["lost"] == {"mean": 1, "low": 1, "high": 1} and found["deaf"]["seeds"] == [0, 1]
+def test_who_does_not_listen_lifts_the_wrong_block():
+    rows = [row(name, s, *ends) for s in range(2) for name, ends in (("listens", ("placed", "placed", "dropped")), ("deaf", ("placed", "missed", "wrong block")))]
+    listens, deaf = language.summary(rows)
+    assert (listens["lifted"], listens["wrong_block"], listens["trials"]) == (72, 0, 72) and listens["wrong_block_a_trial"] == {"mean": 0, "low": 0, "high": 0}
+    assert (deaf["lifted"], deaf["wrong_block"]) == (48, 24) and deaf["placed"]["mean"] == round(1 / 3, 4) and deaf["the other bin"]["mean"] == 0 and deaf["seeds"] == [0, 1]
 
 
 def test_the_interval_knows_of_trainings_that_differ():
-    mixed = [row("luck", s, drawn=[s < 2] * 12, bin=[s < 2] * 12, block=[s < 2] * 12) for s in range(4)]
-    rate = language.summary(mixed)[0]["as drawn"]
+    rate = language.summary([row("luck", s, *["placed" if s < 2 else "missed"] * 3) for s in range(4)])[0]["placed"]
     assert rate["mean"] == .5 and rate["low"] < .2 and rate["high"] > .8
+
+
+def test_the_stored_table_is_what_its_rows_say():
+    known = json.loads(language.OUT.read_text())
+    assert json.loads(json.dumps(language.summary(known["rows"]))) == known["summary"] and {len(o.split(", ")) for r in known["rows"] for o in r["outcomes"].values()} == {known["scenes"]}
