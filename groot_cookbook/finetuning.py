@@ -110,9 +110,8 @@ def cache_features(
             x = p(e.frames[at[i: i + batch]], [e.instruction] * len(at[i: i + batch]), None, tag, device)
             with half(precision, device): seen = policy.encode(*(x[k] for k in ("pixel_values", "input_ids", "attention_mask")))
             s, images = slice(i, i + batch), policy.patches(x["input_ids"]).cpu()
-            raw = dict(pictures=torch.as_tensor(e.frames[at[s]])[:, None], ids=x["input_ids"].cpu()) if pictures else {}
             parts.append(Cache(seen.half().cpu(), x["attention_mask"].bool().cpu(), images, state[s], target[s], known[s], x["embodiment_id"].cpu(), later[s],
-                               p.backbone.tokens_per_view, **raw))
+                               p.backbone.tokens_per_view, **(dict(pictures=torch.as_tensor(e.frames[at[s]])[:, None], ids=x["input_ids"].cpu()) if pictures else {})))
     if not parts: raise CookbookError("the dataset has no episodes", dataset.path, "Nothing can be learned from it")
     out = joined([replace(c, future=torch.zeros_like(c.future)) for c in parts])
     return replace(out, future=torch.cat([c.future for c in parts]))
@@ -227,8 +226,7 @@ def finetune(
     accelerator = Accelerator()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(r.seed)         # the projector's first weights
-        eyes = copy.deepcopy(policy.backbone) if r.tune_backbone else None
-        student = Student(copy.deepcopy(policy.action_head), r.flare_layer, r.target if r.flare else "", data.n_image_tokens, eyes=eyes).train()
+        student = Student(copy.deepcopy(policy.action_head), r.flare_layer, r.target if r.flare else "", data.n_image_tokens, eyes=copy.deepcopy(policy.backbone) if r.tune_backbone else None).train()
     student = accelerator.prepare(student)
     bare, state = accelerator.unwrap_model(student), work and Path(work) / "state.safetensors"
     made = [o for share, part in bare.taught(r.tune_backbone) for o in optimizer.optimizers(part, r.lr * share, r.muon_lr * share, r.weight_decay)]
@@ -241,8 +239,7 @@ def finetune(
     with sdpa_kernel(SDPBackend.MATH) if fused_is_slow else nullcontext():
         for step, drawn in bar:
             losses = one_step(accelerator, student, steppers, data, [len(teleop) * k + i for k, i in drawn], r, step)
-            blend = min(r.ema, (1 + step) / (10 + step))
-            torch._foreach_lerp_(list(average.values()), [p.detach() for p in handed.values()], 1 - blend)
+            torch._foreach_lerp_(list(average.values()), [p.detach() for p in handed.values()], 1 - min(r.ema, (1 + step) / (10 + step)))
             if step % max(1, r.steps // 50) == 0 or step == r.steps - 1:
                 foretold = losses.pop("foretold", None)
                 rank = {} if foretold is None else {"rank": round(effective_rank(foretold), 3)}

@@ -20,7 +20,7 @@ FIRST = [("parameters", 'run = "runs/smoke"  # run folder\nseed = 0  # of the nu
 SECOND = [("parameters", 'run = "runs/smoke"  # run folder\nfactor = 2  # of what came in\npause = 0.0  # seconds'),
           ("", "import os, time\nfrom groot_cookbook import core\nrun = core.run_folder(run)\n(first,) = core.require(run, '00_first')"),
           ("", "total = factor * sum(float((first / f'{i}.txt').read_text()) for i in range(20)); time.sleep(pause)"),
-          ("", "with core.hand_over(run, '01_second', dict(factor=factor), ['00_first'], volatile=['time.json']) as part:\n    core.write_json(part / 'total.json', {'total': total})\n    core.write_json(part / 'time.json', {'now': time.time(), 'threads': os.environ['OMP_WAIT_POLICY']})"),
+          ("", "with core.hand_over(run, '01_second', dict(factor=factor), ['00_first'], volatile=['time.json']) as part:\n    core.write_json(part / 'total.json', {'total': total})\n    core.write_json(part / 'time.json', {'now': time.time(), 'threads': os.environ['GOMP_SPINCOUNT']})"),
           ("", "time.sleep(pause)")]
 
 
@@ -119,12 +119,12 @@ def test_a_run_its_resume_and_its_report(complete):
     assert "made from other inputs" in (r := go(project, "--from", "01")).stdout or "inputs changed" in r.stdout
 
 
-def test_threads_that_wait_sleep_unless_the_user_wants_them_awake(project, monkeypatch):
+def test_threads_that_wait_sleep_soon_unless_the_user_wants_them_awake(project, monkeypatch):
     told = lambda: json.loads((project / "runs" / "smoke" / "01_second" / "time.json").read_text())["threads"]
-    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
-    assert go(project).returncode == 0 and told() == "PASSIVE"
-    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
-    assert go(project, "-p", "second.factor=3").returncode == 0 and told() == "ACTIVE"
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    assert go(project).returncode == 0 and told() == "30000"
+    monkeypatch.setenv("GOMP_SPINCOUNT", "300000")
+    assert go(project, "-p", "second.factor=3").returncode == 0 and told() == "300000"
 
 
 @pytest.mark.parametrize("sets, message", [
