@@ -8,7 +8,7 @@ A coin decided what was drawn, so the three rates differ by luck alone; whether 
 """
 from __future__ import annotations
 
-import argparse, datetime, tempfile, time
+import argparse, tempfile, time
 from concurrent.futures import as_completed
 from dataclasses import asdict, replace
 from functools import lru_cache, partial
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from bench import commit, hardware
+from bench import provenance
 from headline import interval, standing
 
 from groot_cookbook import core, evaluation
@@ -89,8 +89,8 @@ def main() -> None:
     setting = {"code": core.code_digest("06_flare_finetune"), "recipe": {k: v for k, v in asdict(recipe).items() if k not in ("seed", "tune_backbone")}, "demonstrations": args.demonstrations, "scenes": args.scenes}
     rows = standing(args.out, setting)
     todo = [(n, s) for s in range(args.seeds) for n in args.only if not any((r["condition"], r["seed"]) == (n, s) for r in rows)]
-    about = {"name": "language", "what": __doc__.split("\n")[0], "command": f"python benchmarks/language.py --seeds {args.seeds} --scenes {args.scenes} --steps {args.steps} --batch {args.batch} --demonstrations {args.demonstrations}",
-             "commit": commit(), "hardware": hardware(1) + " each", "date": datetime.date.today().isoformat()}
+    command = f"python benchmarks/language.py --seeds {args.seeds} --scenes {args.scenes} --steps {args.steps} --batch {args.batch} --demonstrations {args.demonstrations}"
+    about = provenance("language", __doc__.split("\n")[0], command, 1)
     with core.pool(args.processes) as p:
         started = {p.submit(attempt, n, replace(recipe, seed=s), args.demonstrations, args.scenes): (n, s) for n, s in todo}
         for done in as_completed(started):

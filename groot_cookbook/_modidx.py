@@ -92,6 +92,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                            'groot_cookbook/action_head.py'),
                                             'groot_cookbook.action_head.Widen.forward': ( 'action_head.html#widen.forward',
                                                                                           'groot_cookbook/action_head.py'),
+                                            'groot_cookbook.action_head.at_pictures': ( 'action_head.html#at_pictures',
+                                                                                        'groot_cookbook/action_head.py'),
                                             'groot_cookbook.action_head.flow_loss': ( 'action_head.html#flow_loss',
                                                                                       'groot_cookbook/action_head.py'),
                                             'groot_cookbook.action_head.flow_time': ( 'action_head.html#flow_time',

@@ -17,7 +17,7 @@ from .core import CookbookError
 # %% auto #0
 __all__ = ['sinusoid', 'Attention', 'Widen', 'FeedForward', 'AdaNorm', 'modulate', 'Block', 'TimestepEncoder', 'DiT',
            'SelfAttentionTransformer', 'CategoryLinear', 'CategoryMLP', 'ActionEncoder', 'ActionHeadConfig',
-           'step_times', 'take_turns', 'ActionHead', 'flow_time', 'flow_loss']
+           'step_times', 'at_pictures', 'take_turns', 'ActionHead', 'flow_time', 'flow_loss']
 
 # %% ../nbs/05b_action_head.ipynb #c011
 def sinusoid(t: Tensor, dim: int, shift: int = 0, cos_first: bool = False) -> Tensor: # (...,) time -> (..., dim)
@@ -242,11 +242,14 @@ def step_times(config: ActionHeadConfig, steps: int | None = None) -> list[int]:
     return [int(i / steps * config.num_timestep_buckets) for i in range(steps)]
 
 # %% ../nbs/05b_action_head.ipynb #c026
+def at_pictures(config: ActionHeadConfig) -> list[bool]: return [i % (2 * config.attend_text_every_n_blocks) > 0 for i in range(config.diffusion_model_cfg["num_layers"])]  # of N1.6, one a block; the others look at words
+
+
 def take_turns(config: ActionHeadConfig, mask: Tensor | None, images: Tensor | None) -> list[Tensor]: # (B, L) twice, true where seen, where a patch -> one (B, L) a block
     "What each block may see of the scene: words, then pictures, and never padding."
     if images is None: raise CookbookError("which tokens are patches of a picture?", "ActionHead", "This head looks at words and pictures in turn: give `images`")
     seen = torch.ones_like(images, dtype=torch.bool) if mask is None else mask.bool()
-    return [seen & (images if i % (2 * config.attend_text_every_n_blocks) else ~images) for i in range(config.diffusion_model_cfg["num_layers"])]
+    return [seen & (images if pictures else ~images) for pictures in at_pictures(config)]
 
 # %% ../nbs/05b_action_head.ipynb #c028
 class ActionHead(nn.Module):

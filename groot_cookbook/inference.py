@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .action_head import Attention, Block, sinusoid, step_times
+from .action_head import Attention, Block, at_pictures, sinusoid, step_times
 from .backbone import pixels, tokens
 from .core import CookbookError
 from .export import SettledLinear, settled
@@ -188,8 +188,7 @@ class Acting(nn.Module):
         super().__init__()
         encoder, decoder, dit, self.steps = head.action_encoder, head.action_decoder, head.model, steps
         self.layers = nn.ModuleList(HeadLayer(b, crosses) for b, crosses in zip(dit.transformer_blocks, dit.crosses))
-        turn = head.config.use_alternate_vl_dit * 2 * head.config.attend_text_every_n_blocks
-        self.sees = [(2 if i % turn else 1) if turn else 0 for i in range(len(self.layers))]               # which of `Chunk.biases`
+        self.sees = [1 + pictures for pictures in at_pictures(head.config)] if head.config.use_alternate_vl_dit else [0] * len(self.layers)     # which of `Chunk.biases`
         self.action1, self.action2 = plain(folded(encoder.W1.W, None, encoder.W2.W[: encoder.W1.W.shape[1]], encoder.W2.b)[0].T), linear(encoder.W3)
         weight, bias = folded(dit.proj_out_2.weight.T, dit.proj_out_2.bias, decoder.layer1.W, decoder.layer1.b)
         self.answer1, self.answer2 = plain(weight.T, bias), linear(decoder.layer2)
