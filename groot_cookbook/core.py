@@ -4,7 +4,7 @@ from __future__ import annotations
 import functools, hashlib, importlib, inspect, json, multiprocessing, os, platform, re, resource, shutil, sys, threading, time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib import metadata
@@ -283,6 +283,26 @@ def torchvision_ready():
         try: library.define(f"{op}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         except RuntimeError: pass         # a matched pair has defined it already
     return library                        # kept by the cache: what it defines is gone when it goes
+
+
+@cache
+def has_bf16(device: str = "cpu") -> bool:
+    "Whether the hardware multiplies bfloat16 itself. Where it does not, as in many laptops, that takes two to four times as long as float32."
+    import torch
+    if device == "cuda": return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device == "cpu" and any(has for what, has in torch.cpu.get_capabilities().items() if what.endswith("bf16"))
+
+
+def is_half(precision: str, device: str = "cpu") -> bool:
+    "Whether to calculate in bfloat16: `bf16`, `fp32`, or `auto`, which does where the hardware has it."
+    if precision not in ("auto", "bf16", "fp32"): raise CookbookError(f"no precision called {precision!r}", "precision", "Choose auto, bf16 or fp32")
+    return precision == "bf16" or precision == "auto" and has_bf16(device)
+
+
+def half(precision: str = "auto", device: str = "cpu"):
+    "Autocast to bfloat16 where `is_half`, or nothing."
+    import torch
+    return torch.autocast(device, torch.bfloat16) if is_half(precision, device) else nullcontext()
 
 
 # --- figures ----------------------------------------------------------------------------------------------------

@@ -19,9 +19,9 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 from transformers.video_utils import VideoMetadata
 
 # %% auto #0
-__all__ = ['QUESTIONS', 'PHYSICS', 'SYSTEM', 'CLOSING', 'FAMILIES', 'questions_about', 'Family', 'Critic', 'load_critic',
-           'clip_of', 'log_odds', 'probability', 'auc', 'balance', 'platt', 'reliability', 'physics', 'combine',
-           'tradeoff', 'Verdict', 'judge', 'keep']
+__all__ = ['QUESTIONS', 'PHYSICS', 'SYSTEM', 'CLOSING', 'FAMILIES', 'THRESHOLD', 'questions_about', 'Family', 'Critic',
+           'load_critic', 'clip_of', 'log_odds', 'probability', 'auc', 'balance', 'platt', 'reliability', 'physics',
+           'combine', 'tradeoff', 'Verdict', 'judge', 'keep']
 
 # %% ../nbs/04_filtering.ipynb #c008
 QUESTIONS = {
@@ -162,10 +162,9 @@ def physics(probabilities: dict[str, float]) -> float:
 
 
 def combine(probabilities: dict[str, float], consistency: float | None = None) -> float:
-    "The score of a dream: geometric mean of physics, instruction and, where labels exist, the inverse dynamics model's confidence."
-    parts = [physics(probabilities), probabilities["instruction"], *([] if consistency is None else [consistency])]
-    if not all(math.isfinite(p) for p in parts): return 0.
-    return float(np.prod(np.clip(parts, 0, 1)) ** (1 / len(parts)))
+    "The score of a dream, 0..1: whatever is most doubted among physics, instruction and, where labels exist, the inverse dynamics model's confidence."
+    weakest = np.min([physics(probabilities), probabilities["instruction"], *([] if consistency is None else [consistency])])
+    return float(weakest.clip(0, 1)) if np.isfinite(weakest) else 0.
 
 # %% ../nbs/04_filtering.ipynb #c038
 def tradeoff(scores: np.ndarray, good: np.ndarray, thresholds: np.ndarray) -> dict[str, np.ndarray]:
@@ -176,6 +175,9 @@ def tradeoff(scores: np.ndarray, good: np.ndarray, thresholds: np.ndarray) -> di
     return {"precision": np.where(kept.any(1), hits / np.maximum(kept.sum(1), 1), 1.), "recall": hits / max(good.sum(), 1), "keep rate": kept.mean(1)}
 
 # %% ../nbs/04_filtering.ipynb #c042
+THRESHOLD = .5       # nothing about a dream is likelier wrong than right
+
+
 @dataclass(frozen=True)
 class Verdict:
     "What the critic said about one dream, and whether it is kept."
@@ -184,7 +186,7 @@ class Verdict:
     kept: bool
     instruction: str = ""
     consistency: float | None = None     # mean confidence of the inverse dynamics model, where there are labels
-    threshold: float = .6
+    threshold: float = THRESHOLD
     critic: str = ""
     dream: int | None = None             # its place in the set
 
@@ -207,7 +209,7 @@ class Verdict:
         except TypeError as e: raise CookbookError(f"not a verdict ({e})", "", "Read verdicts.json as chapter 04 writes it") from e
 
 
-def judge(critic: Critic, dream, labels=None, threshold: float = .6, index: int | None = None) -> Verdict:
+def judge(critic: Critic, dream, labels=None, threshold: float = THRESHOLD, index: int | None = None) -> Verdict:
     "Ask every question about a Dream or Episode in one batch; `labels` are the inverse dynamics model's, if it has read the dream."
     frames = clip_of(dream)
     odds = log_odds(critic, frames, float(dream.fps), questions_about(dream.instruction))
@@ -218,6 +220,6 @@ def judge(critic: Critic, dream, labels=None, threshold: float = .6, index: int 
     return Verdict(said, score, score >= threshold, dream.instruction, consistency, threshold, critic.name, index)
 
 
-def keep(verdicts: list[Verdict], threshold: float = .6) -> list[int]:
+def keep(verdicts: list[Verdict], threshold: float = THRESHOLD) -> list[int]:
     "Places of the verdicts that pass a threshold, whatever the threshold they were given with."
     return [i for i, v in enumerate(verdicts) if v.score >= threshold]

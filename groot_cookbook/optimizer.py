@@ -5,7 +5,7 @@
 # %% ../nbs/06a_optimizer.ipynb #c003
 from __future__ import annotations
 
-import json, os, time
+import json, math, os, time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,10 +15,39 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from .core import CookbookError
+from .core import CookbookError, has_bf16
 
 # %% auto #0
-__all__ = ['OUTER', 'MEMORY', 'is_inner', 'optimizers', 'step', 'remember', 'recall', 'Trainer', 'progress', 'resume', 'averaged']
+__all__ = ['OUTER', 'MEMORY', 'orthogonal', 'Muon', 'is_inner', 'optimizers', 'step', 'remember', 'recall', 'Trainer', 'progress',
+           'resume', 'averaged']
+
+# %% ../nbs/06a_optimizer.ipynb #c0a2
+def orthogonal(x: Tensor, rounds: int = 5) -> Tensor: # (m, n) -> (m, n)
+    "Near the nearest matrix whose directions are all equally long (Jordan 2024, the quintic iteration of Newton and Schulz)."
+    a, b, c = 3.4445, -4.7750, 2.0315
+    y = x.bfloat16() if has_bf16(x.device.type) else x.float()
+    if tall := len(x) > x.shape[1]: y = y.T
+    y = y / y.norm().clamp(min=1e-7)
+    for _ in range(rounds):
+        gram = y @ y.T
+        y = torch.addmm(y, torch.addmm(gram, gram, gram, beta=b, alpha=c), y, beta=a)
+    return y.T if tall else y
+
+
+class Muon(torch.optim.Muon):
+    "PyTorch's, but for what the rounds are calculated in."
+    @torch.no_grad()
+    def step(self, closure=None):
+        "Move every matrix that has a gradient; momentum as Nesterov has it."
+        loss = None if closure is None else torch.enable_grad()(closure)()
+        for group in self.param_groups:
+            lr, momentum = group["lr"], group["momentum"]
+            for p in (p for p in group["params"] if p.grad is not None):
+                memory = self.state[p].setdefault("momentum_buffer", torch.zeros_like(p.grad))
+                memory.lerp_(p.grad, 1 - momentum)
+                update = orthogonal(p.grad.lerp(memory, momentum), group["ns_steps"])
+                p.mul_(1 - lr * group["weight_decay"]).add_(update, alpha=-lr * math.sqrt(max(1, len(p) / p.shape[1])))
+        return loss
 
 # %% ../nbs/06a_optimizer.ipynb #c007
 OUTER = ("embed", "lm_head", "proj_out", "patch", "norm", "state_encoder", "action_encoder", "action_decoder", "future_tokens")   # parts of names
@@ -35,7 +64,7 @@ def optimizers(model: nn.Module, lr: float = 1e-3, muon_lr: float = .02, weight_
     named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     inner, outer = ([p for n, p in named if is_inner(n, p) is wanted] for wanted in (True, False))
     made = [torch.optim.AdamW(outer, lr=lr, betas=(.9, .99), weight_decay=0., fused=True)] if outer else []
-    if inner: made.append(torch.optim.Muon(inner, lr=muon_lr, momentum=.95, weight_decay=weight_decay))
+    if inner: made.append(Muon(inner, lr=muon_lr, momentum=.95, weight_decay=weight_decay))
     for o in made:
         for group in o.param_groups: group["peak"] = group["lr"]
     return made

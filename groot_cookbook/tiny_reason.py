@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from numpy.random import default_rng
 
-from .core import torchvision_ready, write_json
+from .core import half, torchvision_ready, write_json
 torchvision_ready()
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor, Qwen2Tokenizer, Qwen2VLVideoProcessor
@@ -22,7 +22,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 
 from .critic_data import KNOWN, UNSEEN, read_shards
 from .dreaming import weights_sha
-from .filtering import CLOSING, SYSTEM, QUESTIONS, auc, combine, probability, questions_about, tradeoff
+from .filtering import CLOSING, SYSTEM, QUESTIONS, THRESHOLD, auc, combine, probability, questions_about, tradeoff
 from .optimizer import Trainer, averaged, resume
 from .workspace import COLOURS, FRAMES, INSTRUCTION, SIDES
 
@@ -288,7 +288,7 @@ def train(clips: list[Path], folder: str | Path, how: Training = Training(), sta
         if trainer.step % 50 == 0 or table is None: table = read_shards(*clips, known=table)
         rng, gen = default_rng([how.seed, trainer.step]), torch.Generator().manual_seed(how.seed * 100_003 + trainer.step)
         frames, questions, truth, notes = batch_of(table, draw(table, how.batch, rng), rng)
-        with torch.autocast("cpu", torch.bfloat16):
+        with half():
             logits, vision, watched = answers(model, processor, packed, soften(frames, gen) * 2 - 1, questions)
             said = auxiliary_loss(head, vision, notes)
         noticed = event_loss(watch, watched, notes, truth[:, KNOWN.index("continuity")] == 1)
@@ -315,7 +315,7 @@ def examine(model, processor, table: dict, batch: int = 16) -> np.ndarray:  # ->
     return np.concatenate(out)
 
 
-def marks(odds: np.ndarray, truth: np.ndarray, kinds: np.ndarray, calibration: dict, threshold: float = .6) -> dict:
+def marks(odds: np.ndarray, truth: np.ndarray, kinds: np.ndarray, calibration: dict, threshold: float = THRESHOLD) -> dict:
     "What a critic is worth: ROC-AUC of each question, and of the score against each kind of clip; precision, recall and keep rate at the threshold."
     said = np.stack([probability(odds[:, i], *calibration[q]) for i, q in enumerate(KNOWN)], 1)
     scores, good = np.array([combine(dict(zip(KNOWN, p))) for p in said]), (truth[:, :5] == 1).all(1)

@@ -229,3 +229,20 @@ def test_workers_end_with_a_parent_that_was_killed(tmp_path):
         assert len(workers) >= 2
         parent.kill()
     assert not psutil.wait_procs(workers, timeout=20)[1]
+
+
+# --- arithmetic -----------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("found, has", [({"avx2": True, "avx512_f": True}, False), ({"avx512_bf16": True}, True), ({"amx_bf16": True}, True), ({"architecture": "aarch64", "neon": True, "bf16": True}, True), ({"bf16": False, "sve_bf16": False}, False)])
+def test_auto_is_bfloat16_where_the_processor_multiplies_it(monkeypatch, found, has):
+    import torch
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found)
+    core.has_bf16.cache_clear()
+    try:
+        assert core.is_half("auto") is has and core.is_half("bf16") and not core.is_half("fp32")
+        with core.half(): assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype is (torch.bfloat16 if has else torch.float32)
+    finally: core.has_bf16.cache_clear()
+
+
+def test_a_precision_that_nobody_knows_is_an_error():
+    with pytest.raises(CookbookError, match="fp17"): core.half("fp17")

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from groot_cookbook.core import CookbookError
-from groot_cookbook.optimizer import Trainer, averaged, is_inner, resume
+from groot_cookbook.optimizer import Muon, Trainer, averaged, is_inner, resume
 
 
 class LateSecond(nn.Module):
@@ -61,3 +61,36 @@ def test_who_gets_muon():
     assert is_inner("blocks.0.attn1.to_q.weight", matrix(64, 64))
     for name, shape in {"patch_embed.proj.weight": (64, 64), "blocks.0.norm1.linear_2.weight": (192, 32), "blocks.0.bias": (64,), "head.weight": (4, 64), "embed_tokens.weight": (64, 64)}.items():
         assert not is_inner(name, matrix(*shape)), name
+
+
+def matrices(seed: int = 0) -> list[nn.Parameter]:
+    g = torch.Generator().manual_seed(seed)
+    return [nn.Parameter(torch.randn(shape, generator=g)) for shape in ((32, 32), (16, 64), (64, 16))]
+
+
+def after(kind: type, steps: int = 4) -> list[nn.Parameter]:
+    mine = matrices()
+    made = kind(mine, lr=.02, momentum=.95, weight_decay=.1)
+    for i in range(steps):
+        for p, g in zip(mine, matrices(i + 1)): p.grad = g.data
+        made.step()
+    return mine
+
+
+def test_muon_is_pytorchs_where_the_hardware_has_bfloat16(monkeypatch):
+    monkeypatch.setattr("groot_cookbook.optimizer.has_bf16", lambda device: True)
+    for ours, theirs in zip(after(Muon), after(torch.optim.Muon)): assert torch.equal(ours, theirs)
+
+
+def test_muon_in_float32_is_pytorchs_to_its_rounding(monkeypatch):
+    monkeypatch.setattr("groot_cookbook.optimizer.has_bf16", lambda device: False)
+    for ours, theirs, begun in zip(after(Muon), after(torch.optim.Muon), matrices()):
+        assert torch.nn.functional.cosine_similarity((ours - begun).flatten(), (theirs - begun).flatten(), 0) > .999
+        assert not torch.equal(ours, theirs)
+
+
+def test_muon_leaves_alone_what_has_no_gradient():
+    moved, still = matrices()[:2]
+    before, moved.grad = still.detach().clone(), torch.ones_like(moved)
+    Muon([moved, still], lr=.1).step()
+    assert torch.equal(still, before) and not torch.equal(moved, matrices()[0])
