@@ -5,8 +5,9 @@ is reported, not an error: a machine may be busy. What cannot run (a checkpoint 
 """
 from __future__ import annotations
 
-import argparse, datetime, itertools, os, platform, resource, shutil, subprocess, sys, time
+import argparse, dataclasses, datetime, itertools, os, platform, resource, shutil, subprocess, sys, time
 from collections.abc import Callable
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -135,27 +136,70 @@ def policy_latency() -> dict:
     return verdict(rows, "ONNX Runtime at least 1.5x torch eager, pipeline", pipeline["torch eager"] >= 1.5 * pipeline["ONNX Runtime"])
 
 
-def finetune_speed() -> dict:
-    "Fine-tuning on cached features of the frozen backbone, against the plain loops that look at every picture, now and a chunk later, in every step: read from the films, as loaders do, or held in memory. Fifty steps of 32 rows."
+@contextmanager
+def beginners(n: int):
+    "The first `n` demonstrations, on disk; the tag of their robot; its policy, untrained."
     import tempfile
-    from dataclasses import dataclass, fields
-
-    import numpy as np
 
     from groot_cookbook.backbone import Backbone
     from groot_cookbook.episodes import Dataset, write_dataset
-    from groot_cookbook.finetuning import Cache, Recipe, cache_features, finetune, kept_frames
     from groot_cookbook.policy import Embodiment, build_policy
     from groot_cookbook.workspace import demonstrate, seeds
+    with tempfile.TemporaryDirectory() as folder:
+        shown = Dataset(write_dataset([demonstrate(s) for s in seeds("teleop", n)], Path(folder) / "teleop"))
+        robot = Embodiment.of(shown)
+        yield shown, robot.tag, build_policy(Backbone.from_pretrained(core.checkpoint("tiny-backbone")), robot)
 
-    @dataclass
+
+def timed_steps(policy, data, recipe) -> tuple:
+    "Milliseconds of each step of a training but the last, and its curve."
+    import numpy as np
+
+    from groot_cookbook.finetuning import finetune
+    finetune(policy, data, None, dataclasses.replace(recipe, steps=3))                           # warm
+    asked, rows_of = [], data.rows
+    data.rows = lambda index: asked.append(time.perf_counter()) or rows_of(index)                # from one batch to the next is a step
+    try: curve = finetune(policy, data, None, recipe).curve
+    finally: data.rows = rows_of
+    return np.diff(asked) * 1e3, curve
+
+
+def training_step() -> dict:
+    "A step of 64 rows of the tiny policy as chapter 06 trains it, in both arithmetics, with PyTorch's Muon, which makes its matrices orthogonal in bfloat16, and with ours, which does it in what the processor multiplies."
+    import numpy as np
+
+    from groot_cookbook import optimizer
+    from groot_cookbook.finetuning import Recipe, cache_features
+    with beginners(6) as (shown, tag, policy): data = cache_features(policy, shown, tag)
+    ours, found = optimizer.Muon, {}
+    try:
+        for _ in range(3):                                             # in turn, so that what else the machine does falls on all
+            for precision in ("bf16", "fp32"):
+                for name, kind in (("PyTorch's Muon", torch.optim.Muon), ("ours", ours)):
+                    optimizer.Muon = kind
+                    found.setdefault((precision, name), []).append(timed_steps(policy, data, Recipe(steps=12, precision=precision))[0])
+    finally: optimizer.Muon = ours
+    ms = {k: np.concatenate(v) for k, v in found.items()}
+    rows = [{"backend": name, "scope": precision, "p50": float(np.median(v)), "p99": float(np.quantile(v, .99)), "samples_ms": v.round(2).tolist()} for (precision, name), v in ms.items()]
+    auto = ms["bf16" if core.is_half("auto") else "fp32", "ours"]
+    return verdict(rows, "what `auto` chooses takes at most 1.05 times as long as the fastest", float(np.median(auto)) <= 1.05 * min(r["p50"] for r in rows)) | {
+        "auto": "bf16" if core.is_half("auto") else "fp32"}
+
+
+def finetune_speed() -> dict:
+    "Fine-tuning on cached features of the frozen backbone, against the plain loops that look at every picture, now and a chunk later, in every step: read from the films, as loaders do, or held in memory. Fifty steps of 32 rows."
+    import numpy as np
+
+    from groot_cookbook.finetuning import Cache, Recipe, cache_features, kept_frames
+
+    @dataclasses.dataclass
     class Plain(Cache):
         "The same rows, looked at anew each time."
         picture: Callable = None             # row -> (H, W, 3)
         instructions: np.ndarray = None      # (N,)
 
         def look(self, i: torch.Tensor) -> torch.Tensor:
-            x = policy.processor(np.stack([self.picture(int(k)) for k in i]), list(self.instructions[i]), None, robot.tag)
+            x = policy.processor(np.stack([self.picture(int(k)) for k in i]), list(self.instructions[i]), None, tag)
             with torch.no_grad(): seen = policy.encode(x["pixel_values"], x["input_ids"], x["attention_mask"]).half().float()
             return torch.nn.functional.pad(seen, (0, 0, 0, self.features.shape[1] - seen.shape[1]))
 
@@ -164,25 +208,19 @@ def finetune_speed() -> dict:
             later = self.future[i]
             return super().rows(index) | {"features": self.look(i), "seen": self.look(later)[self.images[later]].unflatten(0, (len(i), self.n_image_tokens))}
 
-    with tempfile.TemporaryDirectory() as folder:
-        shown = Dataset(write_dataset([demonstrate(s) for s in seeds("teleop", 24)], Path(folder) / "teleop"))
-        robot = Embodiment.of(shown)
-        policy = build_policy(Backbone.from_pretrained(core.checkpoint("tiny-backbone")), robot)
+    with beginners(24) as (shown, tag, policy):
         began = time.perf_counter()
-        cached = cache_features(policy, shown, robot.tag)
+        cached = cache_features(policy, shown, tag)
         caching = time.perf_counter() - began
         episodes = [shown[e] for e in range(len(shown))]
         places = [(e, t) for e, episode in enumerate(episodes) for t in kept_frames(episode.length, 2)]
         ways = {"from films": lambda k: shown.frames(places[k][0], [places[k][1]])[0], "from memory": lambda k: episodes[places[k][0]].frames[places[k][1]]}
-        plain = {name: Plain(**{f.name: getattr(cached, f.name) for f in fields(Cache)}, picture=way, instructions=np.array([episodes[e].instruction for e, _ in places]))
+        plain = {name: Plain(**{f.name: getattr(cached, f.name) for f in dataclasses.fields(Cache)}, picture=way, instructions=np.array([episodes[e].instruction for e, _ in places]))
                  for name, way in ways.items()}
         recipe, curves, rows = Recipe(steps=50, batch=32), [], []
         for name, data in {**plain, "cached": cached}.items():
-            finetune(policy, data, None, Recipe(steps=3, batch=32))                # warm
-            asked, rows_of = [], data.rows
-            data.rows = lambda index: asked.append(time.perf_counter()) or rows_of(index)        # from one batch to the next is a step
-            curves.append([c["total"] for c in finetune(policy, data, None, recipe).curve])
-            ms = np.diff(asked) * 1e3
+            ms, curve = timed_steps(policy, data, recipe)
+            curves.append([c["total"] for c in curve])
             rows.append({"backend": name, "scope": "step of 32", "p50": float(np.median(ms)), "p99": float(np.quantile(ms, .99)), "samples_per_s": float(32e3 / ms.mean()), "samples_ms": ms.round(2).tolist()})
     apart, ratio = float(np.ptp(curves, axis=0).max()), rows[-1]["samples_per_s"] / rows[0]["samples_per_s"]
     return verdict(rows, "at least 5 times the samples per second, the same losses to 1e-4", ratio >= 5 and apart <= 1e-4) | {
@@ -346,7 +384,7 @@ def offline() -> dict:
     return verdict(rows, "installs and runs with nothing but itself", True) | {"wheels": len(made), "megabytes_of_wheels": megabytes}      # otherwise there is no file: an error says where it failed
 
 
-BENCHMARKS: dict[str, Callable[[], dict]] = {f.__name__: f for f in (camera_frame, episode, expert, dream, idm_frames, policy_latency, finetune_speed, evaluation_processes, smoke, laptop, dream_worth, reading, jupyterlab, offline)}
+BENCHMARKS: dict[str, Callable[[], dict]] = {f.__name__: f for f in (camera_frame, episode, expert, dream, idm_frames, policy_latency, training_step, finetune_speed, evaluation_processes, smoke, laptop, dream_worth, reading, jupyterlab, offline)}
 SLOW = {"dream_worth", "reading", "jupyterlab", "offline"}       # by name only: a quarter of an hour; a peer; a browser and a finished smoke run; a registry
 
 

@@ -49,10 +49,10 @@ class Material:
         self.digests = [core.Manifest.read(run, stage).digest for stage in ("04_filtering", "05_policy")]
 
     @cached_property
-    def teleop(self) -> Cache: return cache_features(self.policy, Dataset(self.episodes / "teleop"), self.tag, precision="bf16")
+    def teleop(self) -> Cache: return cache_features(self.policy, Dataset(self.episodes / "teleop"), self.tag, precision="auto")
 
     def rows(self, episodes: list[Episode], tag: str) -> Cache | None:
-        return cache_features(self.policy, episodes, tag, precision="bf16") if episodes else None
+        return cache_features(self.policy, episodes, tag, precision="auto") if episodes else None
 
     def dreams(self, wanted: Callable[[int], bool]) -> list[Episode]: return [self.labelled[i] for i in range(len(self.labelled)) if wanted(i)]
     def kept(self, i: int) -> bool: return self.verdicts[i].kept
@@ -217,7 +217,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=900)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--blend", type=float, default=.5, help="share of the added rows in a batch; half and half, as DreamGen mixes")
-    parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16", help="arithmetic of the training; some CPUs are faster in fp32")
+    parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16" if core.has_bf16() else "fp32", help="arithmetic of the training; by itself bf16 where the processor multiplies it")
     parser.add_argument("--processes", type=int, default=core.cores())
     parser.add_argument("--only", nargs="+", choices=list(EVERY), default=list(CONDITIONS), metavar="CONDITION", help=f"any of: {', '.join(EVERY)}".replace('%', '%%'))
     parser.add_argument("--sweep", action="store_true", help="dose, blend, and FLARE's weight, layer and target as well")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from . import workspace
 from .backbone import Backbone
-from .core import CookbookError, half, pool
+from .core import CookbookError, pool
 from .workspace import COLOURS, SIDES, Camera, block_slice
 
 # %% auto #0
