@@ -150,8 +150,9 @@ def material(run: str) -> Material: return Material(core.run_folder(run))
 def added(run: str, name: str) -> Cache | None: return EVERY[name].rows(material(run))
 
 
-def places(episodes: int) -> dict: # kind of workspace -> scenes
-    return {"held out": [sample_scene(s, 1.) for s in seeds("evaluation", episodes)], "nominal": [sample_scene(s) for s in seeds("evaluation", episodes)]}
+def places(episodes: int) -> dict: # kind of workspace -> scenes, and the temperature of the plans there
+    far, near = ([sample_scene(s, shift) for s in seeds("evaluation", episodes)] for shift in (1., 0.))
+    return {"held out": (far, 0.), "nominal": (near, 0.), "held out, plans drawn": (far, 1.)}
 
 
 def attempt(run: str, name: str, recipe: Recipe, episodes: int) -> dict | None:
@@ -164,7 +165,7 @@ def attempt(run: str, name: str, recipe: Recipe, episodes: int) -> dict | None:
     trained = finetune(m.policy, m.teleop, more, replace(recipe, **condition.changes))
     with tempfile.TemporaryDirectory() as folder:
         trained.policy.save_pretrained(folder)
-        found = {place: evaluation.evaluate(partial(evaluation.PolicyActor, folder), scenes) for place, scenes in places(episodes).items()}
+        found = {place: evaluation.evaluate(partial(evaluation.PolicyActor, folder, temperature=t), scenes) for place, (scenes, t) in places(episodes).items()}
     return {"rows": 0 if more is None else len(more), "minutes": round((time.perf_counter() - began) / 60, 1), "trials": found}
 
 
@@ -224,7 +225,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=OUT)
     args = parser.parse_args()
     m, recipe = material(args.run), Recipe(steps=args.steps, batch=args.batch, dream_ratio=args.blend, precision=args.precision)
-    met = {place: {"shift": scenes[0].shift, "first_seed": scenes[0].seed} for place, scenes in places(args.episodes).items()}
+    met = {place: {"shift": scenes[0].shift, "first_seed": scenes[0].seed, "temperature": t} for place, (scenes, t) in places(args.episodes).items()}
     setting = {"material": m.digests, "code": core.code_digest("06_flare_finetune"), "recipe": {k: v for k, v in asdict(recipe).items() if k != "seed"},
                "episodes": args.episodes, "workspaces": met, "dreams": len(m.labelled), "kept": sum(v.kept for v in m.verdicts)}
     rows, names = standing(args.out, setting), list(dict.fromkeys([*args.only, *(SWEEP if args.sweep else ())]))

@@ -219,8 +219,13 @@ def open_loop(condition: str, actor: Actor, dataset, stride: int = 16, seed: int
 # %% ../nbs/07_evaluation.ipynb #c029
 class PolicyActor:
     "A fine-tuned policy behind the loop's interface."
-    def __init__(self, folder: str | Path, action_dim: int = 0):   # width of the robot's action vector; the policy's own where 0
-        self.policy = GrootPolicy.from_pretrained(folder)
+    def __init__(
+        self,
+        folder: str | Path,
+        action_dim: int = 0,          # width of the robot's action vector; the policy's own where 0
+        temperature: float = 0.,      # of the noise that a plan starts from: 1 draws a plan, 0 gives the middle one
+    ):
+        self.policy, self.temperature = GrootPolicy.from_pretrained(folder), temperature
         robots = self.policy.processor.embodiments
         self.tag = next((tag for tag in robots if tag != "dreams"), None)
         if not self.tag: raise CookbookError("this policy knows no robot", folder, "Fine-tune it on a dataset first (06_flare_finetune)")
@@ -229,7 +234,7 @@ class PolicyActor:
 
     def act(self, images, states, instructions, generator) -> np.ndarray:
         "Images (B, H, W, 3) uint8, states (B, S) and sentences -> chunks (B, 16, A) in the robot's units."
-        said = self.policy.predict(images, instructions, states, self.tag, generator)
+        said = self.policy.predict(images, instructions, states, self.tag, generator, self.temperature)
         chunk = np.full((*said.shape[:2], self.action_dim), np.nan, np.float32)      # parts that the policy does not drive stay unsaid
         chunk[..., self.columns] = said
         return chunk

@@ -337,10 +337,10 @@ class ChunkEngine:
         if shapes not in self.graphs: self.graphs[shapes] = captured(self.chunk.watch, list(inputs)) if cuda else self.chunk.watch
         return self.graphs[shapes](*inputs)
 
-    def inputs(self, images, instructions: list[str], state, generator: torch.Generator | None = None) -> list[Tensor]: # what `run` takes, from what `predict` takes
+    def inputs(self, images, instructions: list[str], state, generator: torch.Generator | None = None, temperature: float = 1.) -> list[Tensor]: # what `run` takes, from what `predict` takes
         images, said = observed(self.processor, images, instructions)
         ids, mask = self.words(tuple(said), images.shape[1])
-        noise, told = torch.randn(len(images), *self.shape, generator=generator), self.processor.state(state, self.tag, len(images))
+        noise, told = temperature * torch.randn(len(images), *self.shape, generator=generator), self.processor.state(state, self.tag, len(images))
         return [x.to(self.device, non_blocking=True) for x in (images, ids, mask, told, noise)]
 
     def calibrate(self, seen: list[tuple], generator: torch.Generator | None = None) -> None: # observations (images, instructions, state), as `predict` takes them
@@ -348,6 +348,6 @@ class ChunkEngine:
         if self.fp8: to_fp8(self.chunk, [tuple(self.inputs(images, said, state, generator)) for images, said, state in seen])
         self.fp8 = False
 
-    def predict(self, images, instructions: list[str], state, generator: torch.Generator | None = None) -> np.ndarray:
+    def predict(self, images, instructions: list[str], state, generator: torch.Generator | None = None, temperature: float = 1.) -> np.ndarray:
         "Raw observations, as `policy.predict` takes them, to a chunk (B, H, A) in the robot's units."
-        return self.processor.actions(self.run(*self.inputs(images, instructions, state, generator)), self.tag, state)
+        return self.processor.actions(self.run(*self.inputs(images, instructions, state, generator, temperature)), self.tag, state)

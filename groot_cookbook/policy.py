@@ -237,11 +237,11 @@ class GrootPolicy(nn.Module):
         return torch.randn(rows, self.config.action_head.action_horizon, self.config.action_head.action_dim, generator=generator)
 
     @torch.inference_mode()
-    def predict(self, images, instructions: list[str], state, tag: str, generator: torch.Generator | None = None) -> np.ndarray:
-        "Raw observations to a chunk (B, H, A) in the robot's units."
+    def predict(self, images, instructions: list[str], state, tag: str, generator: torch.Generator | None = None, temperature: float = 1.) -> np.ndarray:
+        "Raw observations to a chunk (B, H, A) in the robot's units. `temperature` scales the noise that a plan starts from: 1 draws a plan, as upstream does; 0 gives the middle one, and the same every time."
         x = self.processor(images, instructions, state, tag, self.device)
         features = self.encode(x["pixel_values"], x["input_ids"], x["attention_mask"])
-        noise = self.noise(len(features), generator).to(self.device)
+        noise = temperature * self.noise(len(features), generator).to(self.device)
         return self.processor.actions(self.act(features, x["attention_mask"], x["state"], x["embodiment_id"], noise, self.patches(x["input_ids"])), tag, state)
 
     @property

@@ -7,10 +7,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from groot_cookbook.backbone import Backbone
 from groot_cookbook.core import CookbookError
 from groot_cookbook.episodes import Dataset, Episode, write_dataset
-from groot_cookbook.evaluation import Expert, Idle, Trial, compare, contact_sheet, evaluate, open_loop, outcome, rollout, score
-from groot_cookbook.workspace import BLOCK, Tabletop, block_slice, sample_scene, seeds
+from groot_cookbook.evaluation import Expert, Idle, PolicyActor, Trial, compare, contact_sheet, evaluate, open_loop, outcome, rollout, score
+from groot_cookbook.policy import Embodiment, build_policy
+from groot_cookbook.workspace import BLOCK, Tabletop, block_slice, demonstrate, proprioception, sample_scene, seeds
 
 SCENES = [sample_scene(s, .5) for s in seeds("evaluation", 3)]
 
@@ -128,3 +130,14 @@ def test_the_expert_is_the_ceiling():
     trials = [rollout(Expert(s), [s])[0] for s in SCENES]
     assert sum(t.picked for t in trials) >= 2
     assert replace(trials[0], outcome="dropped").picked and not replace(trials[0], outcome="dropped").success
+
+
+def test_a_cool_policy_says_the_same_whatever_the_noise(tmp_path):
+    build_policy(Backbone.from_pretrained("tiny-backbone"), Embodiment.of(Dataset(write_dataset([demonstrate(seeds("teleop", 1)[0])], tmp_path / "teleop")))).save_pretrained(folder := tmp_path / "policy")
+    scene = sample_scene(seeds("evaluation", 1)[0])
+    world = Tabletop().arrange(scene)
+    seen = world.look().rgb[None], proprioception(world.data.qpos)[None], [scene.instruction]
+    plan = lambda actor, seed: actor.act(*seen, torch.Generator().manual_seed(seed))
+    cool, warm = PolicyActor(folder), PolicyActor(folder, temperature=1.)
+    assert (plan(cool, 0) == plan(cool, 1)).all() and (plan(warm, 0) == plan(warm, 0)).all() and (plan(warm, 0) != plan(warm, 1)).any()
+    assert np.abs(plan(PolicyActor(folder, temperature=.01), 0) - plan(cool, 0)).max() < np.abs(plan(warm, 0) - plan(cool, 0)).max()

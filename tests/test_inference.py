@@ -110,6 +110,7 @@ def test_a_compiled_engine_predicts_what_the_policy_predicts(policy):
     dice = lambda: torch.Generator().manual_seed(3)
     want = policy.predict(images, said, state, gpu_policy.TAG, dice())
     for _ in range(2): np.testing.assert_allclose(engine.predict(images, said, state, dice()), want, atol=2e-5)
+    np.testing.assert_allclose(engine.predict(images, said, state, temperature=0.), policy.predict(images, said, state, gpu_policy.TAG, temperature=0.), atol=2e-5)
 
 
 def test_longer_words_make_a_new_graph_and_shorter_ones_do_not(policy):
