@@ -65,6 +65,32 @@ def dream() -> dict:
     return verdict(rows, "a dream in at most 5 s", rows[0]["p50"] <= 5000)
 
 
+def critic_score() -> dict:
+    "One score from five answers: the smallest, or a geometric mean of physics and instruction. Chosen on forgeries of 30 workspaces, of kinds that training shows; then, on 40 others, kinds that it never shows. Only with --only."
+    import tempfile
+
+    import numpy as np
+
+    from groot_cookbook import filtering
+    from groot_cookbook.critic_data import KNOWN, SEEN, UNSEEN, Stage, clips_of, make_shards, read_shards
+    from groot_cookbook.dreaming import weights_sha
+    from groot_cookbook.tiny_reason import examine
+    critic, stage, rows = filtering.load_critic("tiny-reason"), Stage(), []
+    ways = {"smallest": filtering.combine, "geometric mean": lambda p: (filtering.physics(p) * p["instruction"]) ** .5}
+    for scope, kinds, first, n in (("kinds shown in training", SEEN, 620_000, 30), ("kinds never shown", SEEN + UNSEEN, 610_000, 40)):
+        with tempfile.TemporaryDirectory() as folder:
+            make_shards(folder, lambda s: clips_of(s, stage, kinds=kinds, forgeries=99, every=True), first, n, 10)
+            clips = read_shards(folder)
+        began = time.perf_counter()
+        odds, good = examine(critic.model, critic.processor, clips)[:, :len(KNOWN)], (clips["answers"][:, :len(KNOWN)] == 1).all(1)
+        ms = (time.perf_counter() - began) * 1e3 / len(good)
+        said = [{q: float(filtering.probability(o, *critic.calibration[q])) for q, o in zip(KNOWN, row)} for row in odds]
+        met = good | np.isin(clips["kind"], SEEN if kinds is SEEN else UNSEEN)
+        for name, way in ways.items():
+            rows.append({"backend": name, "scope": scope, "clips": int(met.sum()), "good": int(good.sum()), "auc": round(filtering.auc(np.array([way(p) for p in said])[met], good[met]), 4), "p50": ms, "p99": ms})
+    return verdict(rows, "the smallest answer tells kinds never shown from true films with an AUC of at least 0.9", rows[2]["auc"] >= .9) | {"weights": {"tiny-reason": weights_sha(core.checkpoint("tiny-reason"))}}
+
+
 def dream_worth() -> dict:
     "Forty dreams of each kind of wish: followed, permanent, replayed (notebook 02a), and what the critic would have kept of them. Only with --only."
     import numpy as np
@@ -181,9 +207,9 @@ def training_step() -> dict:
     finally: optimizer.Muon = ours
     ms = {k: np.concatenate(v) for k, v in found.items()}
     rows = [{"backend": name, "scope": precision, "p50": float(np.median(v)), "p99": float(np.quantile(v, .99)), "samples_ms": v.round(2).tolist()} for (precision, name), v in ms.items()]
-    auto = ms["bf16" if core.is_half("auto") else "fp32", "ours"]
+    auto = ms[core.arithmetic(), "ours"]
     return verdict(rows, "what `auto` chooses takes at most 1.05 times as long as the fastest", float(np.median(auto)) <= 1.05 * min(r["p50"] for r in rows)) | {
-        "auto": "bf16" if core.is_half("auto") else "fp32"}
+        "auto": core.arithmetic()}
 
 
 def finetune_speed() -> dict:
@@ -245,7 +271,7 @@ def evaluation_processes() -> dict:
         scenes = [sample_scene(s, 1.) for s in seeds("evaluation", 64)]
         for name, n in {"1 process": 1, "2 processes, starting": 2, "2 processes": 2}.items():
             began = time.perf_counter()
-            trials = evaluate(partial(PolicyActor, Path(folder) / "policy"), scenes, processes=n)
+            trials = evaluate(partial(PolicyActor, Path(folder) / "policy", temperature=1.), scenes, processes=n)
             ms = (time.perf_counter() - began) * 1e3
             found.append([(t.seed, t.outcome, t.steps) for t in trials])
             rows.append({"backend": name, "scope": "64 episodes", "p50": ms, "p99": ms})
@@ -384,8 +410,8 @@ def offline() -> dict:
     return verdict(rows, "installs and runs with nothing but itself", True) | {"wheels": len(made), "megabytes_of_wheels": megabytes}      # otherwise there is no file: an error says where it failed
 
 
-BENCHMARKS: dict[str, Callable[[], dict]] = {f.__name__: f for f in (camera_frame, episode, expert, dream, idm_frames, policy_latency, training_step, finetune_speed, evaluation_processes, smoke, laptop, dream_worth, reading, jupyterlab, offline)}
-SLOW = {"dream_worth", "reading", "jupyterlab", "offline"}       # by name only: a quarter of an hour; a peer; a browser and a finished smoke run; a registry
+BENCHMARKS: dict[str, Callable[[], dict]] = {f.__name__: f for f in (camera_frame, episode, expert, dream, idm_frames, policy_latency, training_step, finetune_speed, evaluation_processes, smoke, laptop, critic_score, dream_worth, reading, jupyterlab, offline)}
+SLOW = {"critic_score", "dream_worth", "reading", "jupyterlab", "offline"}       # by name only: a quarter of an hour; a peer; a browser and a finished smoke run; a registry
 
 
 # --- what surrounds a measurement --------------------------------------------------------------------------------

@@ -218,7 +218,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=900)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--blend", type=float, default=.5, help="share of the added rows in a batch; half and half, as DreamGen mixes")
-    parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16" if core.has_bf16() else "fp32", help="arithmetic of the training; by itself bf16 where the processor multiplies it")
+    parser.add_argument("--precision", choices=("bf16", "fp32"), default=core.arithmetic(), help="arithmetic of the training; by itself bf16 where the processor multiplies it")
     parser.add_argument("--processes", type=int, default=core.cores())
     parser.add_argument("--only", nargs="+", choices=list(EVERY), default=list(CONDITIONS), metavar="CONDITION", help=f"any of: {', '.join(EVERY)}".replace('%', '%%'))
     parser.add_argument("--sweep", action="store_true", help="dose, blend, and FLARE's weight, layer and target as well")

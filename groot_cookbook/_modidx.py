@@ -882,6 +882,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                          'groot_cookbook.measures.sightings': ('measures.html#sightings', 'groot_cookbook/measures.py'),
                                          'groot_cookbook.measures.worth': ('measures.html#worth', 'groot_cookbook/measures.py')},
             'groot_cookbook.optimizer': { 'groot_cookbook.optimizer.Muon': ('optimizer.html#muon', 'groot_cookbook/optimizer.py'),
+                                          'groot_cookbook.optimizer.Muon.__init__': ( 'optimizer.html#muon.__init__',
+                                                                                      'groot_cookbook/optimizer.py'),
                                           'groot_cookbook.optimizer.Muon.step': ('optimizer.html#muon.step', 'groot_cookbook/optimizer.py'),
                                           'groot_cookbook.optimizer.Trainer': ('optimizer.html#trainer', 'groot_cookbook/optimizer.py'),
                                           'groot_cookbook.optimizer.Trainer.__post_init__': ( 'optimizer.html#trainer.__post_init__',

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .core import CookbookError, half, torchvision_ready, write_json
+from .core import CookbookError, autocast, torchvision_ready, write_json
 from .dreaming import psnr
 from .optimizer import Trainer, progress
 
@@ -203,7 +203,7 @@ def vae_step(trainer: Trainer, clips: Clips, steps: int, minutes: float = 0., se
     _, frames, batch = phases[phase]
     video, moment = draw(clips, frames, batch, rng)
     noise = torch.Generator().manual_seed(int(rng.integers(2**31)))
-    with half():
+    with autocast():
         mean, logvar = encode_clip(trainer.model, video)
         made = decode_clip(trainer.model, mean + torch.exp(.5 * logvar.float().clamp(-20, 5)) * torch.randn(mean.shape, generator=noise))
     mean, logvar = mean.float(), logvar.float().clamp(-20, 5)

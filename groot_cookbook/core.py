@@ -287,22 +287,23 @@ def torchvision_ready():
 
 @cache
 def has_bf16(device: str = "cpu") -> bool:
-    "Whether the hardware multiplies bfloat16 itself. Where it does not, as in many laptops, that takes two to four times as long as float32."
+    "Whether the hardware multiplies bfloat16 itself, and PyTorch lets it. Where not, as in many laptops, it takes twice as long as float32 or longer."
     import torch
-    if device == "cuda": return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device == "cpu" and any(has for what, has in torch.cpu.get_capabilities().items() if what.endswith("bf16"))
+    if device.startswith("cuda"): return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device != "cpu" or sys.platform == "darwin" or not torch.backends.mkldnn.is_available(): return False       # Apple's processors have it, PyTorch's wheels for them do not use it
+    return any(has for what, has in torch.cpu.get_capabilities().items() if what.endswith("bf16"))
 
 
-def is_half(precision: str, device: str = "cpu") -> bool:
-    "Whether to calculate in bfloat16: `bf16`, `fp32`, or `auto`, which does where the hardware has it."
+def arithmetic(precision: str = "auto", device: str = "cpu") -> str:
+    "What to calculate in, `bf16` or `fp32`; `auto` is bf16 where the hardware has it."
     if precision not in ("auto", "bf16", "fp32"): raise CookbookError(f"no precision called {precision!r}", "precision", "Choose auto, bf16 or fp32")
-    return precision == "bf16" or precision == "auto" and has_bf16(device)
+    return ("bf16" if has_bf16(device) else "fp32") if precision == "auto" else precision
 
 
-def half(precision: str = "auto", device: str = "cpu"):
-    "Autocast to bfloat16 where `is_half`, or nothing."
+def autocast(precision: str = "auto", device: str = "cpu"):
+    "PyTorch's autocast to bfloat16, or nothing, as `arithmetic` has it."
     import torch
-    return torch.autocast(device, torch.bfloat16) if is_half(precision, device) else nullcontext()
+    return torch.autocast(device, torch.bfloat16) if arithmetic(precision, device) == "bf16" else nullcontext()
 
 
 # --- figures ----------------------------------------------------------------------------------------------------

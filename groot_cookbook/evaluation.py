@@ -223,7 +223,7 @@ class PolicyActor:
         self,
         folder: str | Path,
         action_dim: int = 0,          # width of the robot's action vector; the policy's own where 0
-        temperature: float = 0.,      # of the noise that a plan starts from: 1 draws a plan, 0 gives the middle one
+        temperature: float = 0.,      # of the noise that a plan starts from: 1 draws a plan, 0 takes the one that no noise leads to
     ):
         self.policy, self.temperature = GrootPolicy.from_pretrained(folder), temperature
         robots = self.policy.processor.embodiments
@@ -297,13 +297,14 @@ def other_block(scene: Scene) -> Scene:
 
 
 def heeds(actor: Actor, scenes: Sequence[Scene], seed: int = 0) -> float:
-    "How far the first plans move when only the instruction changes, against how far they move when only the noise does (1: not at all more)."
+    "How far the first plans move when only the instruction changes, against how far they move when only the noise does (1: not at all more). The actor has to draw its plans (`temperature=1`)."
     worlds = [Tabletop().arrange(s) for s in scenes]
     images, states = np.stack([w.look().rgb for w in worlds]), np.stack([proprioception(w.data.qpos) for w in worlds])
     def plans(sentences, seed): return np.asarray(actor.act(images, states, sentences, torch.Generator().manual_seed(seed)))
     asked, instead = [s.instruction for s in scenes], [other_bin(s).instruction for s in scenes]
     base = plans(asked, seed)
-    return float(np.abs(plans(instead, seed) - base).mean() / max(np.abs(plans(asked, seed + 1) - base).mean(), 1e-9))
+    if not (restless := np.abs(plans(asked, seed + 1) - base).mean()): raise CookbookError("this actor says the same whatever the noise", "heeds", "Give one that draws its plans: PolicyActor(..., temperature=1.)")
+    return float(np.abs(plans(instead, seed) - base).mean() / restless)
 
 # %% ../nbs/07_evaluation.ipynb #c046
 @dataclass

@@ -24,7 +24,7 @@ from tqdm import tqdm
 from . import optimizer
 from .action_head import ActionHead, flow_loss, flow_time
 from .backbone import Backbone, pixels
-from .core import CookbookError, half, is_half
+from .core import CookbookError, arithmetic, autocast
 from .episodes import Dataset, RatioSampler, at_rate
 from .flare import alignment_loss, effective_rank, make_target
 from .policy import GrootPolicy
@@ -108,7 +108,7 @@ def cache_features(
         state = p.state(e.state[at] if e.state.shape[1] else None, tag, len(at))
         for i in range(0, len(at), batch):
             x = p(e.frames[at[i: i + batch]], [e.instruction] * len(at[i: i + batch]), None, tag, device)
-            with half(precision, device.type): seen = policy.encode(*(x[k] for k in ("pixel_values", "input_ids", "attention_mask")))
+            with autocast(precision, device.type): seen = policy.encode(*(x[k] for k in ("pixel_values", "input_ids", "attention_mask")))
             s, images = slice(i, i + batch), policy.patches(x["input_ids"]).cpu()
             parts.append(Cache(seen.half().cpu(), x["attention_mask"].bool().cpu(), images, state[s], target[s], known[s], x["embodiment_id"].cpu(), later[s],
                                p.backbone.tokens_per_view, **(dict(pictures=torch.as_tensor(e.frames[at[s]])[:, None], ids=x["input_ids"].cpu()) if pictures else {})))
@@ -230,7 +230,7 @@ def finetune(
     average = {k: p.detach().clone() for k, p in handed.items()}
     done, curve = load_state(state, bare, average, steppers, r) if state else (0, [])
     bar = tqdm(islice(enumerate(sampler), done, stop or r.steps), initial=done, total=r.steps, desc="fine-tuning", unit="step", mininterval=5)
-    fused_is_slow = accelerator.device.type == "cpu" and is_half(r.precision)     # its backward pass, in bfloat16 on a CPU
+    fused_is_slow = accelerator.device.type == "cpu" and arithmetic(r.precision) == "bf16"     # its backward pass, in bfloat16 on a CPU
     with sdpa_kernel(SDPBackend.MATH) if fused_is_slow else nullcontext():
         for step, drawn in bar:
             losses = one_step(accelerator, student, steppers, data, [len(teleop) * k + i for k, i in drawn], r, step)
@@ -254,7 +254,7 @@ def one_step(accelerator: Accelerator, student: nn.Module, steppers: list, data:
     mine = slice(accelerator.process_index, None, accelerator.num_processes)       # each process takes its share of the same batch
     batch = {k: v.to(accelerator.device) for k, v in data.rows(rows[mine]).items()}
     noise, t = noise[mine].to(accelerator.device), t[mine].to(accelerator.device)
-    with half(r.precision, accelerator.device.type): losses = student(batch, noise, t, r.flare)
+    with autocast(r.precision, accelerator.device.type): losses = student(batch, noise, t, r.flare)
     accelerator.backward(losses["total"])
     accelerator.clip_grad_norm_(student.parameters(), 1.0)
     optimizer.step(steppers, r.rate(step))

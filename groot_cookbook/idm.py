@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from .core import CookbookError, half
+from .core import CookbookError, autocast
 from .episodes import Episode, Normalizer
 from .idm_model import IDMConfig, InverseDynamics
 
@@ -146,7 +146,7 @@ def fit_idm(
         for group in optimizer.param_groups: group["lr"] = lr * min(1, (step + 1) / 50) * (.5 + .5 * np.cos(np.pi * step / steps))
         generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
         first, second, target = pool.batch(batch, config.gap, np.random.default_rng([seed, step]))
-        with half(): loss = idm.loss(*spoil(first, second, generator, spoiling), target, generator)
+        with autocast(): loss = idm.loss(*spoil(first, second, generator, spoiling), target, generator)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -35,7 +35,10 @@ def orthogonal(x: Tensor, rounds: int = 5) -> Tensor: # (m, n) -> (m, n)
 
 
 class Muon(torch.optim.Muon):
-    "PyTorch's, but for what the rounds are calculated in."
+    "PyTorch's at its usual settings, but for what the rounds are calculated in."
+    def __init__(self, params, lr: float = 1e-3, momentum: float = .95, weight_decay: float = .1):
+        super().__init__(params, lr=lr, momentum=momentum, weight_decay=weight_decay)
+
     @torch.no_grad()
     def step(self, closure=None):
         "Move every matrix that has a gradient; momentum as Nesterov has it."
@@ -43,9 +46,10 @@ class Muon(torch.optim.Muon):
         for group in self.param_groups:
             lr, momentum = group["lr"], group["momentum"]
             for p in (p for p in group["params"] if p.grad is not None):
-                memory = self.state[p].setdefault("momentum_buffer", torch.zeros_like(p.grad))
+                if "momentum_buffer" not in self.state[p]: self.state[p]["momentum_buffer"] = torch.zeros_like(p.grad)
+                memory = self.state[p]["momentum_buffer"]
                 memory.lerp_(p.grad, 1 - momentum)
-                update = orthogonal(p.grad.lerp(memory, momentum), group["ns_steps"])
+                update = orthogonal(p.grad.lerp(memory, momentum))
                 p.mul_(1 - lr * group["weight_decay"]).add_(update, alpha=-lr * math.sqrt(max(1, len(p) / p.shape[1])))
         return loss
 

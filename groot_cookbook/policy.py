@@ -238,7 +238,7 @@ class GrootPolicy(nn.Module):
 
     @torch.inference_mode()
     def predict(self, images, instructions: list[str], state, tag: str, generator: torch.Generator | None = None, temperature: float = 1.) -> np.ndarray:
-        "Raw observations to a chunk (B, H, A) in the robot's units. `temperature` scales the noise that a plan starts from: 1 draws a plan, as upstream does; 0 gives the middle one, and the same every time."
+        "Raw observations to a chunk (B, H, A) in the robot's units. `temperature` scales the noise that a plan starts from: 1 draws a plan, as upstream does; 0 takes the one that no noise leads to, the same every time."
         x = self.processor(images, instructions, state, tag, self.device)
         features = self.encode(x["pixel_values"], x["input_ids"], x["attention_mask"])
         noise = temperature * self.noise(len(features), generator).to(self.device)

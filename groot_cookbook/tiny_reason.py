@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from numpy.random import default_rng
 
-from .core import half, torchvision_ready, write_json
+from .core import autocast, torchvision_ready, write_json
 torchvision_ready()
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor, Qwen2Tokenizer, Qwen2VLVideoProcessor
@@ -288,7 +288,7 @@ def train(clips: list[Path], folder: str | Path, how: Training = Training(), sta
         if trainer.step % 50 == 0 or table is None: table = read_shards(*clips, known=table)
         rng, gen = default_rng([how.seed, trainer.step]), torch.Generator().manual_seed(how.seed * 100_003 + trainer.step)
         frames, questions, truth, notes = batch_of(table, draw(table, how.batch, rng), rng)
-        with half():
+        with autocast():
             logits, vision, watched = answers(model, processor, packed, soften(frames, gen) * 2 - 1, questions)
             said = auxiliary_loss(head, vision, notes)
         noticed = event_loss(watch, watched, notes, truth[:, KNOWN.index("continuity")] == 1)

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .autoencoder import Clips, forget_where, to_latents, write_card
-from .core import checkpoint, half, torchvision_ready
+from .core import autocast, checkpoint, torchvision_ready
 from .dreaming import OwnWeightsChecker, weights_sha
 from .optimizer import Trainer, progress
 
@@ -58,7 +58,7 @@ def cache_latents(vae: AutoencoderKLWan, clips: Clips, file: Path) -> Tensor: # 
     if file.exists():
         with safe_open(file, "pt") as f:
             if (f.metadata() or {}).get("of") == of.hexdigest(): return f.get_tensor("latents")
-    with half(): found = [to_latents(vae, f[None]) for f in clips.frames]
+    with autocast(): found = [to_latents(vae, f[None]) for f in clips.frames]
     latents = torch.cat([x.float().half() for x in found]).contiguous()
     file.parent.mkdir(parents=True, exist_ok=True)
     save_file({"latents": latents}, part := file.with_suffix(".part"), metadata={"of": of.hexdigest()})
@@ -135,7 +135,7 @@ def flow_step(trainer: Trainer, latents: Tensor, instructions: list[str], texts:
     clean = latents[rows].float()
     text = torch.stack([texts["" if rng.random() < dropout else instructions[i]] for i in rows])
     text = text * torch.from_numpy(rng.random(batch) > .1 * dropout).float().view(-1, 1, 1)      # and now and then no words at all
-    with half():
+    with autocast():
         loss = flow_loss(trainer.model, clean, text, draw_sigma(batch, generator), torch.randn(clean.shape, generator=generator))
     warm = min(1., (trainer.step + 1) / 150)
     trainer.update(loss, warm * (1 if at < .5 else .02 + .98 * .5 * (1 + np.cos(np.pi * (at - .5) / .5))))

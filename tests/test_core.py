@@ -237,12 +237,13 @@ def test_workers_end_with_a_parent_that_was_killed(tmp_path):
 def test_auto_is_bfloat16_where_the_processor_multiplies_it(monkeypatch, found, has):
     import torch
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found)
+    monkeypatch.setattr(sys, "platform", "linux")
     core.has_bf16.cache_clear()
     try:
-        assert core.is_half("auto") is has and core.is_half("bf16") and not core.is_half("fp32")
-        with core.half(): assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype is (torch.bfloat16 if has else torch.float32)
+        assert core.arithmetic() == ("bf16" if has else "fp32") and core.arithmetic("bf16") == "bf16" and core.arithmetic("fp32") == "fp32"
+        with core.autocast(): assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype is (torch.bfloat16 if has else torch.float32)
     finally: core.has_bf16.cache_clear()
 
 
 def test_a_precision_that_nobody_knows_is_an_error():
-    with pytest.raises(CookbookError, match="fp17"): core.half("fp17")
+    with pytest.raises(CookbookError, match="fp17"): core.autocast("fp17")

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from groot_cookbook import critic_data, filtering, tiny_reason
 from groot_cookbook.core import CookbookError, local
-from groot_cookbook.filtering import QUESTIONS, Critic, Verdict, auc, combine, judge, keep, log_odds, platt, probability, questions_about, reliability, tradeoff
+from groot_cookbook.filtering import QUESTIONS, THRESHOLD, Critic, Verdict, auc, combine, judge, keep, log_odds, platt, probability, questions_about, reliability, tradeoff
 
 INSTRUCTIONS = ["pick up the red block and place it in the left bin", "pick up the blue block and place it in the right bin"]
 chance = st.floats(0, 1)
@@ -64,7 +64,8 @@ def test_judging_many_is_judging_each(critic, film):
 
 @given(st.lists(chance, max_size=20), chance, chance)
 def test_a_higher_threshold_keeps_a_subset(scores, a, b):
-    verdicts = [Verdict({}, s, s >= .6) for s in scores]
+    verdicts = [Verdict({}, s, s >= THRESHOLD) for s in scores]
+    assert keep(verdicts) == [i for i, s in enumerate(scores) if s >= .5]
     low, high = sorted((a, b))
     assert set(keep(verdicts, high)) <= set(keep(verdicts, low))
     if scores:
@@ -75,6 +76,7 @@ def test_a_higher_threshold_keeps_a_subset(scores, a, b):
 @given(st.fixed_dictionaries({q: chance for q in QUESTIONS}), st.none() | chance, st.sampled_from(list(QUESTIONS)))
 def test_score_is_a_chance_and_never_rises_with_doubt(said, consistency, question):
     score = combine(said, consistency)
+    assert score == min([*said.values(), *([] if consistency is None else [consistency])])
     assert 0 <= score <= 1 and combine({**said, question: said[question] / 2}, consistency) <= score + 1e-12
     assert combine({**said, question: 0.}, consistency) == 0
     assert combine({**said, question: float("nan")}, consistency) == 0
