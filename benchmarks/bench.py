@@ -258,16 +258,12 @@ def evaluation_processes() -> dict:
     import tempfile
     from functools import partial
 
-    from groot_cookbook.backbone import Backbone
-    from groot_cookbook.episodes import Dataset, write_dataset
     from groot_cookbook.evaluation import PolicyActor, evaluate
-    from groot_cookbook.policy import Embodiment, build_policy
-    from groot_cookbook.workspace import demonstrate, sample_scene, seeds
+    from groot_cookbook.workspace import sample_scene, seeds
     if core.cores() < 2: raise core.CookbookError("one core", "evaluation_processes", "Run it where there are two")
     rows, found, threads = [], [], torch.get_num_threads()
-    with tempfile.TemporaryDirectory() as folder:
-        robot = Embodiment.of(Dataset(write_dataset([demonstrate(s) for s in seeds("teleop", 2)], Path(folder) / "teleop")))
-        build_policy(Backbone.from_pretrained(core.checkpoint("tiny-backbone")), robot).save_pretrained(Path(folder) / "policy")
+    with beginners(2) as (_, _, policy), tempfile.TemporaryDirectory() as folder:
+        policy.save_pretrained(Path(folder) / "policy")
         scenes = [sample_scene(s, 1.) for s in seeds("evaluation", 64)]
         for name, n in {"1 process": 1, "2 processes, starting": 2, "2 processes": 2}.items():
             began = time.perf_counter()

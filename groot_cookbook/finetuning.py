@@ -116,7 +116,6 @@ def cache_features(
     out = joined([replace(c, future=torch.zeros_like(c.future)) for c in parts])
     return replace(out, future=torch.cat([c.future for c in parts]))
 
-
 # %% ../nbs/06_flare_finetune.ipynb #c017
 class Student(nn.Module):
     "The action head, the target that its future tokens must foretell, and the projector by which they are judged; `eyes` where the backbone learns too."

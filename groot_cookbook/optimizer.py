@@ -46,8 +46,9 @@ class Muon(torch.optim.Muon):
         for group in self.param_groups:
             lr, momentum = group["lr"], group["momentum"]
             for p in (p for p in group["params"] if p.grad is not None):
-                if "momentum_buffer" not in self.state[p]: self.state[p]["momentum_buffer"] = torch.zeros_like(p.grad)
-                memory = self.state[p]["momentum_buffer"]
+                state = self.state[p]
+                if not state: state["momentum_buffer"] = torch.zeros_like(p.grad)
+                memory = state["momentum_buffer"]
                 memory.lerp_(p.grad, 1 - momentum)
                 update = orthogonal(p.grad.lerp(memory, momentum))
                 p.mul_(1 - lr * group["weight_decay"]).add_(update, alpha=-lr * math.sqrt(max(1, len(p) / p.shape[1])))
