@@ -69,25 +69,22 @@ def critic_score() -> dict:
     "One score from five answers: the smallest, or a geometric mean of physics and instruction. Chosen on forgeries of 30 workspaces, of kinds that training shows; then, on 40 others, kinds that it never shows. Only with --only."
     import tempfile
 
-    import numpy as np
-
     from groot_cookbook import filtering
-    from groot_cookbook.critic_data import KNOWN, SEEN, UNSEEN, Stage, clips_of, make_shards, read_shards
+    from groot_cookbook.critic_data import SEEN, UNSEEN, Stage, clips_of, make_shards, read_shards
     from groot_cookbook.dreaming import weights_sha
-    from groot_cookbook.tiny_reason import examine
+    from groot_cookbook.tiny_reason import examine, marks
     critic, stage, rows = filtering.load_critic("tiny-reason"), Stage(), []
     ways = {"smallest": filtering.combine, "geometric mean": lambda p: (filtering.physics(p) * p["instruction"]) ** .5}
-    for scope, kinds, first, n in (("kinds shown in training", SEEN, 620_000, 30), ("kinds never shown", SEEN + UNSEEN, 610_000, 40)):
+    for scope, told, kinds, first, n in (("kinds shown in training", "seen_auc", SEEN, 620_000, 30), ("kinds never shown", "unseen_auc", SEEN + UNSEEN, 610_000, 40)):
         with tempfile.TemporaryDirectory() as folder:
             make_shards(folder, lambda s: clips_of(s, stage, kinds=kinds, forgeries=99, every=True), first, n, 10)
             clips = read_shards(folder)
         began = time.perf_counter()
-        odds, good = examine(critic.model, critic.processor, clips)[:, :len(KNOWN)], (clips["answers"][:, :len(KNOWN)] == 1).all(1)
-        ms = (time.perf_counter() - began) * 1e3 / len(good)
-        said = [{q: float(filtering.probability(o, *critic.calibration[q])) for q, o in zip(KNOWN, row)} for row in odds]
-        met = good | np.isin(clips["kind"], SEEN if kinds is SEEN else UNSEEN)
+        odds = examine(critic.model, critic.processor, clips)
+        ms = (time.perf_counter() - began) * 1e3 / len(odds)
         for name, way in ways.items():
-            rows.append({"backend": name, "scope": scope, "clips": int(met.sum()), "good": int(good.sum()), "auc": round(filtering.auc(np.array([way(p) for p in said])[met], good[met]), 4), "p50": ms, "p99": ms})
+            found = marks(odds, clips["answers"], clips["kind"], critic.calibration, score=way)
+            rows.append({"backend": name, "scope": scope, "clips": found["clips"], "good": found["good"], "auc": found[told], "p50": ms, "p99": ms})
     return verdict(rows, "the smallest answer tells kinds never shown from true films with an AUC of at least 0.9", rows[2]["auc"] >= .9) | {"weights": {"tiny-reason": weights_sha(core.checkpoint("tiny-reason"))}}
 
 

@@ -4,6 +4,7 @@
 
 # %% ../nbs/train/92_tiny_reason.ipynb #c003
 from __future__ import annotations
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -315,10 +316,10 @@ def examine(model, processor, table: dict, batch: int = 16) -> np.ndarray:  # ->
     return np.concatenate(out)
 
 
-def marks(odds: np.ndarray, truth: np.ndarray, kinds: np.ndarray, calibration: dict, threshold: float = THRESHOLD) -> dict:
+def marks(odds: np.ndarray, truth: np.ndarray, kinds: np.ndarray, calibration: dict, threshold: float = THRESHOLD, score: Callable[[dict[str, float]], float] = combine) -> dict:
     "What a critic is worth: ROC-AUC of each question, and of the score against each kind of clip; precision, recall and keep rate at the threshold."
     said = np.stack([probability(odds[:, i], *calibration[q]) for i, q in enumerate(KNOWN)], 1)
-    scores, good = np.array([combine(dict(zip(KNOWN, p))) for p in said]), (truth[:, :5] == 1).all(1)
+    scores, good = np.array([score(dict(zip(KNOWN, p))) for p in said]), (truth[:, :5] == 1).all(1)
     dreamt = kinds == "dream"
     if dreamt.any():
         dreams = {"dreams": int(dreamt.sum()), "repeatable": round(float(good[dreamt].mean()), 4), "kept": int((scores[dreamt] >= threshold).sum()),
