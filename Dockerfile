@@ -24,4 +24,4 @@ RUN python -m venv "$VENV" \
 COPY --chown=reader . .
 RUN touch "$VENV/.ready"
 EXPOSE 8888
-CMD ["jupyter", "lab", "nbs", "--ip=0.0.0.0", "--no-browser"]
+CMD ["jupyter", "lab", "--ServerApp.root_dir=.", "--LabApp.default_url=/lab/tree/nbs", "--ip=0.0.0.0", "--no-browser"]

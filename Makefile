@@ -21,10 +21,12 @@ smoke: $(READY)          ## the same, as small as it goes: minutes
 test: $(READY)           ## chapters by papermill, the notebooks between them and the solutions cell by cell, then everything in tests/
 	$(RUN) --profile smoke
 	$(BIN)/nbdev-test nbs --n-workers 0 --file-re '^[0-9]+[a-z]_'
+	$(BIN)/ruff check groot_cookbook tests benchmarks workshop docs
+	$(BIN)/ruff check --isolated --select F401 --exclude nbs/05_policy.ipynb nbs
 	$(BIN)/python -m pytest
 
 bench: $(READY)          ## measure speed and memory on this machine into data/results/
-	$(BIN)/python benchmarks/bench.py
+	-$(BIN)/python benchmarks/bench.py
 	$(BIN)/python benchmarks/gpu_policy.py
 	$(BIN)/python benchmarks/gpu_dreams.py
 
@@ -44,7 +46,7 @@ sbom: $(READY)           ## everything that is installed, as a CycloneDX bill of
 	$(BIN)/cyclonedx-py environment --output-reproducible -o _docs/sbom.json
 
 lab: $(READY)            ## read and edit the chapters
-	$(BIN)/jupyter lab nbs
+	$(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/nbs
 
 setup: $(READY)
 

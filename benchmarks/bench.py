@@ -5,7 +5,7 @@ is reported, not an error: a machine may be busy. What cannot run (a checkpoint 
 """
 from __future__ import annotations
 
-import argparse, dataclasses, datetime, itertools, os, platform, resource, shutil, subprocess, sys, time
+import argparse, dataclasses, datetime, itertools, os, platform, resource, shlex, shutil, subprocess, sys, time
 from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
@@ -404,7 +404,7 @@ def offline() -> dict:
 
 
 BENCHMARKS: dict[str, Callable[[], dict]] = {f.__name__: f for f in (camera_frame, episode, expert, dream, idm_frames, policy_latency, training_step, finetune_speed, evaluation_processes, smoke, laptop, critic_score, dream_worth, reading, jupyterlab, offline)}
-SLOW = {"critic_score", "dream_worth", "reading", "jupyterlab", "offline"}       # by name only: a quarter of an hour; a peer; a browser and a finished smoke run; a registry
+SLOW = {"smoke", "laptop", "critic_score", "dream_worth", "reading", "jupyterlab", "offline"}       # by name only: what the book and its plans quote; a quarter of an hour; a peer; a browser and a finished smoke run; a registry
 
 
 # --- what surrounds a measurement --------------------------------------------------------------------------------
@@ -443,6 +443,16 @@ def provenance(name: str, what: str, command: str, threads: int) -> dict:
     "What every file of results says about itself; asked for before the work, for the load that it met."
     return {"name": name, "what": what, "command": command, "commit": commit(), "hardware": hardware(threads), "date": datetime.date.today().isoformat(),
             "load_average_before": round(os.getloadavg()[0], 1), "versions": {p: core.version(p) for p in core.VERSIONED if core.version(p)}}
+
+
+def typed(script: str, argv: list[str] | None) -> str:
+    "The command that was typed, less where its results went and what only this machine knows."
+    words, hidden = [], {"--out": None, "--commit": None, "--peer": "FOLDER"}
+    given = iter(sys.argv[1:] if argv is None else argv)
+    for word in given:
+        if word not in hidden: words.append(word)
+        elif (next(given), hidden[word])[1]: words += [word, hidden[word]]
+    return shlex.join(["python", f"benchmarks/{script}", *words])
 
 
 def gpu_arguments(what: str, argv: list[str] | None, add: Callable[[argparse.ArgumentParser], None]) -> argparse.Namespace | None:

@@ -49,7 +49,15 @@ head.load_state_dict(part("action_head."))
 backbone, head = backbone.to(torch.bfloat16 if cuda else torch.float32).eval(), head.to(torch.bfloat16 if cuda else torch.float32).eval()
 dtype = next(head.parameters()).dtype
 drawn = given["noise"].to(device, dtype)
-theirs.torch.randn = lambda *a, **k: drawn.clone()
+
+
+class SameNoise:
+    "torch, as that module sees it; a compiler that draws numbers of its own must not be given these."
+    def __getattr__(self, name: str): return getattr(torch, name)
+    def randn(self, *_, **__): return drawn.clone()
+
+
+theirs.torch = SameNoise()
 seen = {"eagle_pixel_values": given["pixels"].to(device, dtype), "eagle_input_ids": given["ids"].to(device), "eagle_attention_mask": given["mask"].to(device), "eagle_image_sizes": torch.zeros(1, 2)}
 state = BatchFeature(data={"state": given["state"][:, None].to(device, dtype), "embodiment_id": torch.tensor([about["slot"]], device=device)})
 wait = torch.cuda.synchronize if cuda else (lambda: None)
@@ -73,10 +81,15 @@ def samples(n: int) -> list[float]:
     return found
 
 
+def keep() -> None:
+    save_file(made, folder / "made.safetensors")
+    versions = {p: metadata.version(p) for p in ("lerobot", "transformers", "diffusers")} | {"torch": torch.__version__.split("+")[0]}
+    (folder / "peer.json").write_text(json.dumps({"rows": rows, "versions": versions}))
+
+
 rows, made = {"eager": samples(min(about["n"], 30))}, {"eager": chunk().float().cpu().contiguous()}
+keep()
 if cuda:
     head.model.forward = torch.compile(head.model.forward, mode="max-autotune")
     rows["DiT compiled"], made["DiT compiled"] = samples(min(about["n"], 100)), chunk().float().cpu().contiguous()
-save_file(made, folder / "made.safetensors")
-versions = {p: metadata.version(p) for p in ("lerobot", "transformers", "diffusers")} | {"torch": torch.__version__.split("+")[0]}
-(folder / "peer.json").write_text(json.dumps({"rows": rows, "versions": versions}))
+    keep()

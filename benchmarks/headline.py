@@ -1,15 +1,16 @@
 """The headline experiment: what do dreams add? One policy per condition and training seed, all judged in the same workspaces.
 
-    groot-cookbook run --profile laptop --out runs/headline -p 00_workspace.new_workspaces=120 --only 00 01 02 03 04 05
+    groot-cookbook run --profile laptop --out runs/headline -p 00_workspace.new_workspaces=160 --only 00 01 02 03 04 05
                                                         # what the conditions are made of: demonstrations, dreams, labels, verdicts
-    python benchmarks/headline.py --run runs/headline [--seeds 3] [--episodes 100] [--only CONDITION ...] [--sweep]
+    python benchmarks/headline.py --run runs/headline --out runs/headline.json [--seeds 3] [--episodes 100] [--only CONDITION ...] [--sweep]
 
 Every policy is fine-tuned for the same number of gradient steps from the same backbone, one per core side by side. Each result is written to
-data/results/headline.json as soon as it is there; what is there already is not done again, so the experiment can be interrupted at any time and go on.
+the file as soon as it is there; what is there already is not done again, so the experiment can be interrupted at any time and go on. Results of other code or
+other dreams are never added to: those that the book shows lie in data/results/headline.json.
 """
 from __future__ import annotations
 
-import argparse, json, tempfile, time
+import argparse, json, sys, tempfile, time
 from collections.abc import Callable
 from concurrent.futures import as_completed
 from dataclasses import asdict, dataclass, field, replace
@@ -215,7 +216,7 @@ def main() -> None:
     parser.add_argument("--run", default="runs/laptop", help="a finished run of the workspace")
     parser.add_argument("--seeds", type=int, default=3, help="training seeds of each condition")
     parser.add_argument("--episodes", type=int, default=100, help="workspaces of each kind to meet")
-    parser.add_argument("--steps", type=int, default=900)
+    parser.add_argument("--steps", type=int, default=550)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--blend", type=float, default=.5, help="share of the added rows in a batch; half and half, as DreamGen mixes")
     parser.add_argument("--precision", choices=("bf16", "fp32"), default=core.arithmetic(), help="arithmetic of the training; by itself bf16 where the processor multiplies it")
@@ -257,4 +258,6 @@ def main() -> None:
             raise
 
 
-if __name__ == "__main__": main()
+if __name__ == "__main__":
+    try: main()
+    except core.CookbookError as e: sys.exit(str(e))

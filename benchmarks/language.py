@@ -8,7 +8,7 @@ A coin decided what was drawn, so the three rates differ by luck alone; whether 
 """
 from __future__ import annotations
 
-import argparse, tempfile, time
+import argparse, sys, tempfile, time
 from concurrent.futures import as_completed
 from dataclasses import asdict, replace
 from functools import lru_cache, partial
@@ -99,4 +99,6 @@ def main() -> None:
             print(*started[done], {asked: f"{o.split(', ').count('placed')} of {args.scenes}" for asked, o in rows[-1]["outcomes"].items()}, flush=True)
 
 
-if __name__ == "__main__": main()
+if __name__ == "__main__":
+    try: main()
+    except core.CookbookError as e: sys.exit(str(e))

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor, nn
 
-from .core import CookbookError, local, torchvision_ready, write_json
+from .core import CookbookError, local, plain_words, torchvision_ready, write_json
 
 torchvision_ready()
 from transformers import PreTrainedTokenizerFast, Qwen2Tokenizer, Qwen3Config, Qwen3ForCausalLM, SiglipVisionConfig, SiglipVisionModel
@@ -56,7 +56,7 @@ class BackboneConfig:
         "What the language model reads: the pictures' places, then the instruction."
         patches = self.image_token * self.tokens_per_view
         images = "".join(self.view.format(n=i + 1, patches=patches) for i in range(views))
-        return self.template.format(images=images, instruction=instruction.replace(self.image_token, ""))
+        return self.template.format(images=images, instruction=instruction)
 
     def to_upstream(self) -> dict:
         "As `backbone_cfg` of upstream's config.json, with Eagle's own settings beside it."
@@ -175,7 +175,7 @@ def tokens(
     length: int | None = None,            # pad to this many tokens
 ) -> tuple[Tensor, Tensor]:               # ids (B, L) and mask (B, L), both int64
     "Image tokens, then the row's own instruction."
-    texts = [config.prompt(t, views) for t in texts]
+    texts = [config.prompt(plain_words(t, tokenizer), views) for t in texts]
     out = tokenizer(texts, padding="max_length" if length else True, max_length=length, return_tensors="pt", add_special_tokens=False)
     if length and out.input_ids.shape[1] > length:
         raise CookbookError(f"an instruction needs {out.input_ids.shape[1]} tokens, more than {length}", do="Shorten it or raise the length")
@@ -192,8 +192,9 @@ def read_config(folder: Path, key: str) -> dict:
     if not path.is_file(): raise CookbookError("no config.json", folder, "Is this the folder of a checkpoint?")
     try: config = json.loads(path.read_text())
     except ValueError as e: raise CookbookError(f"not readable as JSON ({e})", path, "Take the checkpoint anew from where it came from") from e
-    if key not in config:
-        raise CookbookError(f"not a GR00T N1.5 checkpoint: its config.json has no {key!r} (model_type {config.get('model_type', '?')!r})", path,
+    if not isinstance(config, dict) or not isinstance(config.get(key), dict):
+        kind = config.get("model_type", "?") if isinstance(config, dict) else type(config).__name__
+        raise CookbookError(f"not a GR00T N1.5 checkpoint: its config.json has no {key!r} (model_type {kind!r})", path,
                             "Give a checkpoint saved by this book or nvidia/GR00T-N1.5-3B")
     return config
 
@@ -219,7 +220,9 @@ def load_weights(model: nn.Module, folder: str | Path) -> nn.Module:
     "Fill `model` from a folder of safetensors; any key or shape that does not fit is an error."
     files = sorted(Path(folder).glob("model*.safetensors"))
     index = Path(folder) / "model.safetensors.index.json"
-    wanted = sorted(set(json.loads(index.read_text())["weight_map"].values())) if index.is_file() else [f.name for f in files]
+    try: wanted = sorted(set(json.loads(index.read_text())["weight_map"].values())) if index.is_file() else [f.name for f in files]
+    except (ValueError, KeyError, TypeError, AttributeError) as e: raise CookbookError(f"not an index of weights ({type(e).__name__}: {e})", index, "Copy the checkpoint again") from e
+    if outside := [n for n in wanted if not isinstance(n, str) or Path(n).name != n]: raise CookbookError(f"names a file outside its folder, {outside[0]!r}", index, "Take the checkpoint from where it is published")
     lost = [n for n in wanted if not (Path(folder) / n).is_file()]
     if lost or not wanted: raise CookbookError(f"weights missing: {', '.join(lost) or 'model.safetensors'}", folder, "Copy the checkpoint again")
     have = {}

@@ -162,11 +162,12 @@ def examine() -> dict:
         import torch
         gpus = [f"{torch.cuda.get_device_name(i)}, {torch.cuda.get_device_properties(i).total_memory / 1e9:.0f} GB" for i in range(torch.cuda.device_count())]
     except ImportError: gpus = []
-    able = not any("missing" in p for p in off) and memory > 5.9 and disk > 2
-    access = _access()
+    book = (chapters.ROOT / "nbs").is_dir()
+    able = book and not any("missing" in p for p in off) and memory > 5.9 and disk > 2
+    access = _access() if book else ["not looked at: the chapters are not here"]
     return {"python": sys.version.split()[0], "cpu": f"{cores} cores", "memory": f"{memory:.1f} GB", "disk": f"{disk:.0f} GB free", "cuda": gpus or "none",
             "packages": off or "as pinned", "access": access,
-            "verdict": [f"smoke: {'yes' if able else 'no'} (needs the pinned packages, 6 GB of memory, 2 GB of disk)", f"laptop: {'yes' if able else 'no'} (the same, and patience below two cores)",
+            "verdict": [f"smoke: {'yes' if able else 'no'} (needs {'' if book else 'a checkout with its chapters, '}the pinned packages, 6 GB of memory, 2 GB of disk)", f"laptop: {'yes' if able else 'no'} (the same, and patience below two cores)",
                         f"gpu: {'yes' if able and gpus else 'no'} (needs a CUDA device)",
                         f"real: {'yes' if able and gpus and not any(': no' in a for a in access[1:]) else 'no'} (a CUDA device, the [real] extra, and the checkpoints above)"]}
 
@@ -188,7 +189,7 @@ def _packages() -> list[str]:
         if extra not in BOOK: continue
         have = {name: core.version(name) for name in names}
         if absent := [name for name, v in have.items() if not v]: found.append(f"missing: {', '.join(absent)} (pip install -c constraints.txt -e '.{f'[{extra}]' if extra else ''}')")
-        found += [f"{name} {v}, pinned {pins[core.plain(name)]}" for name, v in have.items() if v and v.split("+")[0] != pins.get(core.plain(name), v)]
+        found += [f"{name} {v}, pinned {pin}" for name, v in have.items() if v and (pin := pins.get(core.plain(name))) and v.split("+")[0] != pin]
     return found
 
 

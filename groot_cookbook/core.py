@@ -1,7 +1,7 @@
 """What every chapter shares: errors that help, the run folder and its manifests, checkpoints by name, figures."""
 from __future__ import annotations
 
-import functools, hashlib, importlib, inspect, json, multiprocessing, os, platform, re, resource, shutil, sys, threading, time
+import functools, hashlib, importlib, inspect, json, multiprocessing, os, platform, re, shutil, sys, threading, time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, nullcontext
@@ -147,6 +147,12 @@ def run_folder(run: str | Path) -> Path:
     return (Path(__file__).parent.parent / run).resolve()
 
 
+def is_folder(path: Path) -> bool:
+    "Whether a text that may be anything names a folder; one too long for a name, or with a zero byte, does not."
+    try: return path.is_dir()
+    except (OSError, ValueError): return False
+
+
 def told(path: str | Path) -> str:
     "A folder or checkpoint as a card may name it: relative to the project's root, or by its last part; never a path of this machine."
     path = Path(path)
@@ -162,6 +168,7 @@ def require(run: str | Path, *stages: str) -> list[Path]:
 
 
 _started = time.monotonic()
+BEGUN = "GROOT_COOKBOOK_BEGUN"                     # the stage that a kernel was started for, and the digest of the code then
 
 
 FULL_DISK = (28, 122, 27)                         # no space left, a quota exceeded, a file larger than a limit allows
@@ -175,10 +182,19 @@ def disk_full(words: str) -> bool:
 FULL = "Free some space or choose another folder with --out; earlier stages are untouched"
 
 
+def peak_mb() -> int:
+    "The most memory that this process or one of its children has held."
+    import resource                                   # not on Windows, where the rest of this module is of use
+    most = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return most // (2**20 if sys.platform == "darwin" else 2**10)
+
+
 @contextmanager
 def hand_over(run: str | Path, stage: str, params: dict, inputs=(), volatile=()):
     "Build a stage's folder out of sight, write its manifest, and rename: half a stage is never seen."
     final, manifest = Path(run) / stage, expected(run, stage, params, inputs)
+    begun, _, with_code = os.environ.get(BEGUN, "").partition(" ")
+    if begun == stage: manifest.code = with_code      # code that was edited while the chapter ran is not the code that made this
     part, old = final.with_name(f".{stage}.part"), final.with_name(f".{stage}.old")
     try:
         shutil.rmtree(part, ignore_errors=True)
@@ -189,7 +205,7 @@ def hand_over(run: str | Path, stage: str, params: dict, inputs=(), volatile=())
                             if f.is_file() and f.relative_to(part).as_posix() not in volatile}
         manifest.versions = {"python": platform.python_version(), **{p: v for p in VERSIONED if (v := version(p))}}
         manifest.seconds = round(time.monotonic() - _started, 1)
-        manifest.peak_mb = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) // 1024
+        manifest.peak_mb = peak_mb()
         write_json(part / "manifest.json", asdict(manifest))
         shutil.rmtree(old, ignore_errors=True)
         if final.exists(): final.rename(old)
@@ -238,10 +254,10 @@ def checkpoint(name: str | Path) -> str:
     "Where a checkpoint is: a folder, a name in `data/checkpoints/`, or a hub id such as `nvidia/Cosmos-Reason1-7B`."
     own = data_dir() / "checkpoints"
     for path in (Path(name), own / str(name)):
-        if path.is_dir(): return str(path)
+        if is_folder(path): return str(path)
     if str(name).count("/") == 1 and not str(name).startswith((".", "/", "~")): return str(name)
-    have = ", ".join(sorted(p.name for p in own.glob("*") if p.is_dir())) or "none"
-    raise CookbookError(f"no checkpoint called {str(name)!r}", own, f"Give a folder, a hub id (owner/name), or one of: {have}")
+    have = ", ".join(sorted(p.name for p in own.glob("*") if p.is_dir()))
+    raise CookbookError(f"no checkpoint called {str(name)!r}", own, f"Give a folder, a hub id (owner/name), or {f'one of: {have}' if have else 'set GROOT_COOKBOOK_DATA to the data folder of a checkout, where the tiny ones are'}")
 
 
 def revised(name: str | Path) -> tuple[str, str | None]:
@@ -264,13 +280,29 @@ def local(name: str | Path) -> Path:
 def card(folder: str | Path) -> dict:
     "The card of a checkpoint trained by this project (data, seed, steps, command, figures); empty for anybody else's."
     path = Path(folder) / "card.json"
-    try: return json.loads(path.read_text()) if path.is_file() else {}
+    try:
+        if isinstance(facts := json.loads(path.read_text()) if path.is_file() else {}, dict): return facts
+        raise ValueError(f"it holds a {type(facts).__name__}")
     except ValueError as e: raise CookbookError(f"not a card ({e})", path, "Take the checkpoint anew from where it came from") from e
 
 
 def no_bars() -> None:
     "Stop the loading bars of the model libraries that are in use: a notebook keeps what it shows."
     for library in {"diffusers", "transformers"} & set(sys.modules): importlib.import_module(f"{library}.utils.logging").disable_progress_bar()
+
+
+def best_device() -> str:
+    "A GPU where there is one."
+    import torch
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def plain_words(text: str, tokenizer) -> str:
+    "A sentence without the tokens that mean something to a model itself, such as the end of a turn or the place of a picture: whoever wrote the sentence shall not speak for it."
+    marks = [mark for mark in tokenizer.get_added_vocab() if mark.startswith("<")]
+    while found := [mark for mark in marks if mark in text]:                  # again, for what is left may make another
+        for mark in found: text = text.replace(mark, "")
+    return text
 
 
 @cache

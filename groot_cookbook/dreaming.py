@@ -5,7 +5,7 @@
 # %% ../nbs/02_dreaming.ipynb #c004
 from __future__ import annotations
 
-import hashlib, inspect, re
+import hashlib, inspect, re, warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from PIL import Image
 from skimage.metrics import structural_similarity
 
 from . import core
-from .core import CookbookError, card, checkpoint, revised, sha256, torchvision_ready
+from .core import CookbookError, best_device, card, checkpoint, revised, sha256, torchvision_ready
 from .episodes import Episode
 
 torchvision_ready()
@@ -24,9 +24,9 @@ from diffusers.pipelines.cosmos.pipeline_cosmos2_5_predict import CosmosSafetyCh
 from diffusers.utils import is_cosmos_guardrail_available
 
 # %% auto #0
-__all__ = ['Dream', 'OwnWeightsChecker', 'weights_sha', 'is_own', 'Dreamer', 'read_size', 'load_dreamer', 'speak_up',
-           'stay_finite', 'prepare', 'check_wish', 'dream', 'Fidelity', 'psnr', 'ssim', 'fidelity', 'motion', 'leaning',
-           'to_episode', 'dream_all']
+__all__ = ['PROMPTER', 'Dream', 'OwnWeightsChecker', 'weights_sha', 'is_own', 'Dreamer', 'read_size', 'load_dreamer', 'speak_up',
+           'stay_finite', 'prepare', 'prompt_tokens', 'check_wish', 'dream', 'Fidelity', 'psnr', 'ssim', 'fidelity',
+           'motion', 'leaning', 'to_episode', 'dream_all']
 
 # %% ../nbs/02_dreaming.ipynb #c011
 @dataclass(frozen=True, eq=False)
@@ -42,11 +42,12 @@ class Dream:
     fps: float
     steps: int
     guidance: float
+    cut: int = 0                      # tokens at the end of the sentence that were too many for the world model
 
     @property
     def provenance(self) -> dict:
         "What travels with the video, into a dataset and a signed film: no path of this machine; the seed image by the SHA-256 of its RGB bytes, row by row."
-        facts = {k: getattr(self, k) for k in ("generator", "checkpoint", "checkpoint_sha", "seed", "steps", "guidance")} | {"checkpoint": core.told(self.checkpoint)}
+        facts = {k: getattr(self, k) for k in ("generator", "checkpoint", "checkpoint_sha", "seed", "steps", "guidance", *["cut"] * (self.cut > 0))} | {"checkpoint": core.told(self.checkpoint)}
         return {"kind": "dream", "prompt": self.instruction, **facts, "seed_image_sha": hashlib.sha256(self.seed_image.tobytes()).hexdigest()}
 
     def __repr__(self):
@@ -121,7 +122,7 @@ def load_dreamer(
     "Any Cosmos pipeline that starts from an image; with its guardrail unless the weights are this project's own."
     asked = ({"size": read_size(size)} if size else {}) | ({"frames": frames} if frames else {})
     plain, revision = revised(name)
-    where, device = checkpoint(plain), device or ("cuda" if torch.cuda.is_available() else "cpu")
+    where, device = checkpoint(plain), device or best_device()
     if Path(where).is_dir() and not (Path(where) / "model_index.json").is_file():
         raise CookbookError("not a pipeline: no model_index.json", where, "Give the folder of a Cosmos pipeline, or a Cosmos checkpoint's name on the hub")
     own = Path(where).is_dir() and is_own(where)
@@ -131,7 +132,7 @@ def load_dreamer(
     try:
         if not Path(where).is_dir(): where = DiffusionPipeline.download(where, revision=revision)
         pipe = DiffusionPipeline.from_pretrained(where, dtype=dtype or (torch.float32 if device == "cpu" else torch.bfloat16), **({"safety_checker": OwnWeightsChecker()} if own else {}))
-    except (OSError, ValueError, KeyError) as e:
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as e:
         raise CookbookError(f"not a pipeline that can be loaded ({str(e).splitlines()[0]})", where,
                             "Give a folder with model_index.json, or a Cosmos checkpoint's name on the hub") from e
     dreamer = Dreamer(pipe.to(device), str(name), weights_sha(where), (card(where) if own else {}) | asked)
@@ -169,6 +170,16 @@ def prepare(image: np.ndarray, size: tuple[int, int]) -> Image.Image:
     return Image.fromarray(image[top:top + ch, left:left + cw]).resize((width, height), kernel)
 
 
+PROMPTER = "You are a helpful assistant who will provide prompts to an image generator."      # the frame of a sentence in diffusers' pipeline_cosmos2_5_predict.py
+
+
+def prompt_tokens(tokenizer, instruction: str) -> int:
+    "How many tokens a sentence takes, with the frame that its pipeline puts around it."
+    if not getattr(tokenizer, "chat_template", None): return len(tokenizer(instruction).input_ids)
+    turns = [{"role": "system", "content": PROMPTER}, {"role": "user", "content": instruction}]
+    return len(tokenizer.apply_chat_template(turns, tokenize=True)["input_ids"])
+
+
 def check_wish(dreamer: Dreamer, image: np.ndarray, instruction: str, frames: int, steps: int) -> None:
     "Refuse what cannot be dreamed, and what must not be; the image must be (H, W, 3) uint8."
     if frames < 1 or frames % 4 != 1: raise CookbookError(f"{frames} frames asked for", dreamer.name, "Ask for 4k+1 frames: one for the image, then fours")
@@ -197,9 +208,12 @@ def dream(
     offers = {"image": picture, "prompt": instruction, "num_frames": frames, "height": height, "width": width, "num_inference_steps": steps,
               "guidance_scale": guidance, "generator": torch.Generator().manual_seed(seed), "max_sequence_length": dreamer.tokens,
               "fps": int(fps), "output_type": "np", "callback_on_step_end": stay_finite}
+    tokenizer = getattr(dreamer.pipe, "tokenizer", None)
+    cut = max(0, prompt_tokens(tokenizer, instruction) - dreamer.tokens) if tokenizer else 0
+    if cut: warnings.warn(f"{dreamer.name} reads {dreamer.tokens} tokens and was told {cut} more: the end of {instruction!r} is lost on it", stacklevel=2)
     made = dreamer.pipe(**{k: v for k, v in offers.items() if k in dreamer.takes}).frames[0]
     video = (np.asarray(made) * 255).round().clip(0, 255).astype(np.uint8)
-    return Dream(video, image, instruction, type(dreamer.pipe).__name__, dreamer.name, dreamer.weights_sha, seed, fps, steps, float(guidance))
+    return Dream(video, image, instruction, type(dreamer.pipe).__name__, dreamer.name, dreamer.weights_sha, seed, fps, steps, float(guidance), cut)
 
 # %% ../nbs/02_dreaming.ipynb #c027
 @dataclass(frozen=True)

@@ -15,15 +15,15 @@ import numpy as np
 from .core import CookbookError, INK, write_json
 from .layout import OWN_COLUMN, Layout, Modality, inside, matrix, optional, parse_modality, read_json, read_layout, read_rows, spoken, vector
 from .validation import Finding, validate
-from .video import read_frames
+from .video import frame_at, read_frames
 from .writing import MEASURES, TABLETOP, WRITERS, summarise
 
 _all_ = ["Modality", "TABLETOP", "Finding", "validate", "summarise"]
 
 # %% auto #0
-__all__ = ['Episode', 'portrait', 'slot', 'Source', 'record', 'Normalizer', 'write_dataset', 'choose', 'Dataset', 'recompute',
-           'statistics', 'convert', 'at_rate', 'RatioSampler', 'mix', 'Part', 'take', 'write_seeds', 'write_source',
-           'Modality', 'TABLETOP', 'Finding', 'validate', 'summarise']
+__all__ = ['Episode', 'portrait', 'slot', 'Source', 'record', 'Normalizer', 'write_dataset', 'name_cameras', 'choose', 'Dataset',
+           'recompute', 'statistics', 'convert', 'at_rate', 'RatioSampler', 'mix', 'Part', 'take', 'write_seeds',
+           'write_source', 'Modality', 'TABLETOP', 'Finding', 'validate', 'summarise']
 
 # %% ../nbs/01_episodes.ipynb #c009
 @dataclass(frozen=True, eq=False, repr=False)
@@ -180,6 +180,15 @@ def write_dataset(
     return path
 
 # %% ../nbs/01_episodes.ipynb #c030
+def name_cameras(columns: Sequence[str], listed: dict[str, str]) -> dict[str, str]: # columns; column -> name, of those that have one -> name -> column
+    "Every camera under its listed name, else under the last part of its column where no other goes by that, else under the whole of it."
+    last = [c.split(".")[-1] for c in columns]
+    def own(column: str, short: str) -> str: return short if last.count(short) == 1 and short not in listed.values() else column.removeprefix("observation.images.").replace(".", "_")
+    found = {listed.get(c) or own(c, short): c for c, short in zip(columns, last)}
+    if len(found) < len(set(columns)): raise CookbookError(f"two cameras go by the same name: {', '.join(columns)}", "modality.json", "Name each under video")
+    return found
+
+
 def choose(layout: Layout, camera: str | None = None) -> Modality:
     "The modality with the camera that was asked for, else with the first that has films; whole vectors where no table says more."
     def filmed(key: str) -> bool: return bool(layout.entries) and key in (v := layout.entries[0].videos) and inside(layout.root, v[key][0]).is_file()
@@ -193,12 +202,13 @@ def choose(layout: Layout, camera: str | None = None) -> Modality:
         if camera is None and found.video_key not in usable: found = parse_modality(table, file, usable[0])
         listed = {key: name for name, key in found.cameras.items()}
     else:
-        key = next((key for key in layout.cameras if camera in (key, key.split(".")[-1])), camera or usable[0])
-        found, listed = Modality.whole(states, actions, key.split(".")[-1], key), {}
+        known = name_cameras(layout.cameras, {})
+        key = known.get(camera or "", camera or usable[0])
+        found, listed = Modality.whole(states, actions, "", key), {}
     if found.video_key not in layout.cameras:
         raise CookbookError(f"no camera called {camera or found.video_key!r}", info, f"Choose one of {', '.join(layout.cameras)}")
-    others = {listed.get(key) or key.split(".")[-1]: key for key in usable if key != found.video_key}
-    return replace(found, others=others).check(states, actions, file or info)
+    (video, _), *others = name_cameras([found.video_key, *(key for key in usable if key != found.video_key)], listed).items()
+    return replace(found, video=video, others=dict(others)).check(states, actions, file or info)
 
 # %% ../nbs/01_episodes.ipynb #c032
 class Dataset(Sequence):
@@ -235,7 +245,7 @@ class Dataset(Sequence):
         name, begin = self.layout.entries[i].videos.get(key, ("", 0.0))
         if not name: raise CookbookError(f"episode {i} has no film of {key}", self.path, "Choose another camera")
         if name not in self.checked: self.checked[name] = inside(self.path, name)
-        return read_frames(self.checked[name], np.asarray(list(indices), np.int64) + round(begin * self.fps))
+        return read_frames(self.checked[name], np.asarray(list(indices), np.int64) + frame_at(self.checked[name], begin))
 
     @property
     def names(self) -> dict[str, list[str]]: return {column: self.layout.names(column) for column in OWN_COLUMN.values()}   # of each number; [] where not told

@@ -18,7 +18,7 @@ import torch
 from statsmodels.stats.proportion import proportion_confint
 from tqdm import tqdm
 
-from .core import CookbookError, pool
+from .core import CookbookError, best_device, pool
 from .policy import GrootPolicy
 from .workspace import BIN, Scene, Tabletop, expert, proprioception
 
@@ -76,9 +76,9 @@ def rollout(
     scenes: Sequence[Scene],    # one episode each, side by side
     replan: int = 8,            # steps done of a chunk before looking again
     limit: int = 80,            # steps
-    seed: int = 0,              # of the policy's noise
+    seed: int = 0,              # of the policy's noise, where plans are drawn
 ) -> list[Trial]:
-    "Run episodes side by side: one forward of the policy serves all of them, and its noise depends on the seed alone."
+    "Run episodes side by side: one forward of the policy serves all of them, and its noise, if plans are drawn, depends on the seed alone."
     worlds, looks = [Tabletop().arrange(s) for s in scenes], [[] for _ in scenes]
     lifted, steps, going = [set() for _ in scenes], [0] * len(scenes), list(range(len(scenes)))
     generator = torch.Generator().manual_seed(seed)
@@ -159,8 +159,8 @@ def compare(first: str, second: str, workspaces: str, a: Sequence[Trial], b: Seq
         raise CookbookError("the two conditions met different workspaces", "compare", "Evaluate both on the same scenes, in the same order")
     x, y = np.array([t.success for t in a]), np.array([t.success for t in b])
     gains = y.astype(float) - x
-    pool, gain = np.append(gains, [1, -1]), float(gains.mean())
-    again = pool[np.random.default_rng(seed).integers(0, len(pool), (draws, len(gains)))].mean(1)
+    padded, gain = np.append(gains, [1, -1]), float(gains.mean())
+    again = padded[np.random.default_rng(seed).integers(0, len(padded), (draws, len(gains)))].mean(1)
     low, high = np.quantile(again, [.025, .975])
     return Difference(first, second, workspaces, gain, float(min(low, gain)), float(max(high, gain)), int((x & ~y).sum()), int((y & ~x).sum()))
 
@@ -225,7 +225,7 @@ class PolicyActor:
         action_dim: int = 0,          # width of the robot's action vector; the policy's own where 0
         temperature: float = 0.,      # of the noise that a plan starts from: 1 draws a plan, 0 takes the one that no noise leads to
     ):
-        self.policy, self.temperature = GrootPolicy.from_pretrained(folder), temperature
+        self.policy, self.temperature = GrootPolicy.from_pretrained(folder).to(best_device()), temperature
         robots = self.policy.processor.embodiments
         self.tag = next((tag for tag in robots if tag != "dreams"), None)
         if not self.tag: raise CookbookError("this policy knows no robot", folder, "Fine-tune it on a dataset first (06_flare_finetune)")

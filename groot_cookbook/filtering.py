@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from scipy.optimize import minimize
-from .core import CookbookError, card, local, torchvision_ready
+from .core import CookbookError, best_device, card, local, plain_words, torchvision_ready
 torchvision_ready()
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 from transformers.video_utils import VideoMetadata
@@ -49,11 +49,12 @@ class Family:
     closing: str     # after the question; nothing of thinking aloud: the first token is the answer
     fps: float       # frames a second it was trained on
     pixels: int      # of one clip, at most
+    whole: bool      # whether its processor counts them over the clip, or over each frame
 
 
 FAMILIES = {  # by the model_type in the checkpoint's config.json
-    "qwen2_5_vl": Family("Cosmos-Reason1", SYSTEM, CLOSING, 4., 8192 * 28 * 28),
-    "qwen3_vl": Family("Cosmos-Reason2", SYSTEM, CLOSING, 4., 8192 * 32 * 32)}
+    "qwen2_5_vl": Family("Cosmos-Reason1", SYSTEM, CLOSING, 4., 8192 * 28 * 28, False),
+    "qwen3_vl": Family("Cosmos-Reason2", SYSTEM, CLOSING, 4., 8192 * 32 * 32, True)}
 
 # %% ../nbs/04_filtering.ipynb #c012
 @dataclass
@@ -74,7 +75,7 @@ class Critic:
     def prompt(self, question: str) -> str:
         "One question about one video, as the model reads it: the video first, then the words."
         turns = [{"role": "system", "content": [{"type": "text", "text": self.family.system}]},
-                 {"role": "user", "content": [{"type": "video"}, {"type": "text", "text": f"{question} {self.family.closing}"}]}]
+                 {"role": "user", "content": [{"type": "video"}, {"type": "text", "text": f"{plain_words(question, self.processor.tokenizer)} {self.family.closing}"}]}]
         return self.processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
 
     def watched(self, length: int, fps: float) -> np.ndarray:          # (K,) numbers of frames
@@ -89,14 +90,13 @@ def load_critic(name: str | Path, device: str | None = None) -> Critic:   # a fo
     try: kind = AutoConfig.from_pretrained(path, trust_remote_code=False).model_type
     except (OSError, ValueError) as e: raise CookbookError(f"not a checkpoint of a language model ({str(e).splitlines()[0]})", path, "Name a Cosmos Reason checkpoint") from e
     if kind not in FAMILIES: raise CookbookError(f"a {kind} cannot be asked", path, f"Name a checkpoint of {' or '.join(f'{k} ({f.name})' for k, f in FAMILIES.items())}")
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         model, report = AutoModelForImageTextToText.from_pretrained(path, dtype="auto", use_safetensors=True, trust_remote_code=False, output_loading_info=True)
         processor = AutoProcessor.from_pretrained(path, trust_remote_code=False)
     except (OSError, ValueError, RuntimeError, SafetensorError) as e: raise CookbookError(f"weights that do not fit the configuration ({str(e).splitlines()[0]})", path, "Take the checkpoint anew from where it came from") from e
     missing = sorted(report["missing_keys"]) + sorted(report["unexpected_keys"])       # transformers would draw these at random, or leave them out, and only warn
     if missing: raise CookbookError(f"{len(missing)} weights missing or unknown, the first {missing[0]!r}", path, "Take the checkpoint anew from where it came from")
-    return Critic(model.eval().to(device), processor, FAMILIES[kind], str(name), {k: tuple(v) for k, v in card(path).get("calibration", {}).items()})
+    return Critic(model.eval().to(device or best_device()), processor, FAMILIES[kind], str(name), {k: tuple(v) for k, v in card(path).get("calibration", {}).items()})
 
 # %% ../nbs/04_filtering.ipynb #c020
 def clip_of(dream) -> np.ndarray:  # (T, H, W, 3) uint8
@@ -115,9 +115,10 @@ def log_odds(critic: Critic, frames: np.ndarray, fps: float, questions: list[str
     seen = critic.watched(len(frames), fps)
     watched = torch.from_numpy(frames[seen]).permute(0, 3, 1, 2)
     meta = VideoMetadata(total_num_frames=len(frames), fps=fps, frames_indices=seen.tolist(), height=frames.shape[1], width=frames.shape[2])
-    size = {} if critic.processor.video_processor.num_frames else {"size": {"shortest_edge": 4 * 28 * 28, "longest_edge": critic.family.pixels // len(seen)}}
+    most = critic.family.pixels if critic.family.whole else critic.family.pixels // len(seen)
+    size = {} if critic.processor.video_processor.num_frames else {"size": {"shortest_edge": 4 * 28 * 28, "longest_edge": most}}
     batch = critic.processor(text=[critic.prompt(q) for q in questions], videos=[watched] * len(questions), video_metadata=[meta] * len(questions),
-                             padding=True, padding_side="left", return_tensors="pt", **size).to(critic.model.device)
+                             do_sample_frames=False, padding=True, padding_side="left", return_tensors="pt", **size).to(critic.model.device)
     logits = critic.model(**batch, use_cache=False, logits_to_keep=1).logits[:, -1].float()
     return (logits[:, critic.yes] - logits[:, critic.no]).cpu().numpy()
 

@@ -24,7 +24,7 @@ from tqdm import tqdm
 from . import optimizer
 from .action_head import ActionHead, flow_loss, flow_time
 from .backbone import Backbone, pixels
-from .core import CookbookError, arithmetic, autocast
+from .core import CookbookError, arithmetic, autocast, best_device
 from .episodes import Dataset, RatioSampler, at_rate
 from .flare import alignment_loss, effective_rank, make_target
 from .policy import GrootPolicy
@@ -97,7 +97,8 @@ def cache_features(
 ) -> Cache:
     "The frozen backbone's features of a dataset, episode by episode."
     p, horizon = policy.processor, policy.config.action_head.action_horizon
-    device, parts, base = policy.device, [], 0
+    home, device, parts, base = policy.device, torch.device(best_device()), [], 0
+    policy.backbone.to(device)
     rate = p.embodiment(tag).fps                      # a chunk of 16 has to last equally long in every row
     for e in tqdm((at_rate(dataset[i], rate) for i in range(len(dataset))), total=len(dataset), desc=f"looking at {tag}", unit="episode", mininterval=5):
         at = kept_frames(e.length, stride)
@@ -112,6 +113,7 @@ def cache_features(
             s, images = slice(i, i + batch), policy.patches(x["input_ids"]).cpu()
             parts.append(Cache(seen.half().cpu(), x["attention_mask"].bool().cpu(), images, state[s], target[s], known[s], x["embodiment_id"].cpu(), later[s],
                                p.backbone.tokens_per_view, **(dict(pictures=torch.as_tensor(e.frames[at[s]])[:, None], ids=x["input_ids"].cpu()) if pictures else {})))
+    policy.backbone.to(home)
     if not parts: raise CookbookError("the dataset has no episodes", dataset.path, "Nothing can be learned from it")
     out = joined([replace(c, future=torch.zeros_like(c.future)) for c in parts])
     return replace(out, future=torch.cat([c.future for c in parts]))
@@ -253,7 +255,9 @@ def one_step(accelerator: Accelerator, student: nn.Module, steppers: list, data:
     mine = slice(accelerator.process_index, None, accelerator.num_processes)       # each process takes its share of the same batch
     batch = {k: v.to(accelerator.device) for k, v in data.rows(rows[mine]).items()}
     noise, t = noise[mine].to(accelerator.device), t[mine].to(accelerator.device)
-    with autocast(r.precision, accelerator.device.type): losses = student(batch, noise, t, r.flare)
+    with torch.random.fork_rng(devices=[accelerator.device] if accelerator.device.type == "cuda" else []), autocast(r.precision, accelerator.device.type):
+        torch.manual_seed((r.seed * 1_000_003 + step) * accelerator.num_processes + accelerator.process_index)      # N1.5's head forgets at random (dropout)
+        losses = student(batch, noise, t, r.flare)
     accelerator.backward(losses["total"])
     accelerator.clip_grad_norm_(student.parameters(), 1.0)
     optimizer.step(steppers, r.rate(step))

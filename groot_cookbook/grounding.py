@@ -39,7 +39,7 @@ def look_at(seed: int, n: int) -> Looks:
     "`n` frames of one episode, expert or play, in a workspace shifted by anything from nothing to everything."
     rng = np.random.default_rng(seed)
     scene = workspace.sample_scene(seed, float(rng.choice([0., rng.uniform()], p=[.35, .65])))
-    acts = workspace.play(scene, rng) if rng.random() < .33 else workspace.expert(scene, noise=.7)
+    acts = workspace.play(rng) if rng.random() < .33 else workspace.expert(scene, noise=.7)
     trace, world, camera = workspace.simulate(scene, acts), workspace.Tabletop().arrange(scene), Camera()
     fallen = np.stack([trace.qpos[:, block_slice(c)][:, 2] < 0 for c in scene.blocks]).any(0)         # off the table: nothing to point at any more
     rows = []

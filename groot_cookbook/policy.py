@@ -25,7 +25,7 @@ _all_ = ["ActionHead", "ActionHeadConfig", "Backbone", "BackboneConfig", "flow_t
 
 # %% auto #0
 __all__ = ['SLOTS', 'PARTS', 'joined', 'Embodiment', 'Processor', 'observed', 'columns', 'pad', 'start', 'told_from_state',
-           'check_relative', 'dreaming', 'PolicyConfig', 'GrootPolicy', 'load_processor', 'build_policy',
+           'check_relative', 'dreaming', 'PolicyConfig', 'GrootPolicy', 'untrained', 'load_processor', 'build_policy',
            'first_policy', 'ActionHead', 'ActionHeadConfig', 'Backbone', 'BackboneConfig', 'flow_time', 'tiny_backbone']
 
 # %% ../nbs/05_policy.ipynb #c008
@@ -66,11 +66,11 @@ class Embodiment:
     def chunk_range(self) -> Normalizer: return self.action_range if self.relative_range is None else self.relative_range  # (D,) or (H, D): of what the model says
 
     @classmethod
-    def of(cls, dataset: Dataset, parts: Sequence[str] = (), tag: str = "", relative: Sequence[str] = (), horizon: int = 16) -> "Embodiment":
-        "Read the robot off a dataset: its parts, and the ranges of what it did; `relative` parts within chunks of `horizon` steps."
+    def of(cls, dataset: Dataset, parts: Sequence[str] = (), tag: str = "", relative: Sequence[str] = (), horizon: int = 16, sensed: Sequence[str] = ()) -> "Embodiment":
+        "Read the robot off a dataset: its parts (`sensed`: those of the state, where they go by other names), and the ranges of what it did; `relative` parts within chunks of `horizon` steps."
         tag = tag or slot(dataset.robot_type)
         wanted, stats = parts or PARTS.get(tag, ()), dataset.stats
-        columns = {k: joined(getattr(dataset.modality, k), wanted) for k in ("state", "action")}
+        columns = {"state": joined(dataset.modality.state, sensed or wanted), "action": joined(dataset.modality.action, wanted)}
         chosen = {k: {m: np.asarray(v)[sum(columns[k].values(), [])] for m, v in stats[k].items() if np.ndim(v)} for k in columns}
         robot = cls(tag, columns["state"], columns["action"], Normalizer.from_stats(chosen["state"]), Normalizer.from_stats(chosen["action"]), dataset.fps)
         return told_from_state(robot, dataset, relative, horizon) if relative else robot
@@ -259,20 +259,30 @@ class GrootPolicy(nn.Module):
     @classmethod
     def from_pretrained(cls, name: str | Path, upstream_compatible: bool = False) -> "GrootPolicy":          # name: a folder, a name in data/checkpoints, or a hub id
         folder = local(name)
-        config = PolicyConfig.from_upstream(read_config(folder, "backbone_cfg") | read_config(folder, "action_head_cfg"))
-        return load_weights(cls(config, load_processor(folder, config, upstream_compatible), upstream_compatible), folder).eval()
+        return load_weights(untrained(folder, upstream_compatible), folder).eval()
 
 # %% ../nbs/05_policy.ipynb #c016
+def untrained(folder: str | Path, upstream_compatible: bool = False) -> GrootPolicy:
+    "The policy that a checkpoint's tables describe, before its weights."
+    config = read_config(Path(folder), "backbone_cfg") | read_config(Path(folder), "action_head_cfg")
+    try:
+        shape = PolicyConfig.from_upstream(config)
+        return GrootPolicy(shape, load_processor(folder, shape, upstream_compatible), upstream_compatible)
+    except (TypeError, ValueError, KeyError, AttributeError, RuntimeError, ZeroDivisionError) as e:
+        raise CookbookError(f"not the configuration of a policy ({type(e).__name__}: {e})", Path(folder) / "config.json", "Take the checkpoint anew from where it came from") from e
+
+
 def load_processor(folder: str | Path, config: PolicyConfig, upstream_compatible: bool = False) -> Processor:
     "The processor saved with a policy; of a published checkpoint, one that knows no robot yet."
     path = Path(folder) / "experiment.json"
     try: saved = json.loads(path.read_text()) if path.is_file() else {}
     except ValueError as e: raise CookbookError(f"not readable ({e})", path, "Copy the checkpoint again") from e
-    robots = {tag: Embodiment.from_dict(tag, d) for tag, d in saved.get("embodiments", {}).items()}
+    try: robots = {tag: Embodiment.from_dict(tag, d) for tag, d in saved.get("embodiments", {}).items()}
+    except (TypeError, KeyError, AttributeError, ValueError) as e: raise CookbookError(f"not a table of robots ({type(e).__name__}: {e})", path, "Copy the checkpoint again") from e
     head = config.action_head
     return Processor(config.backbone, load_tokenizer(folder), robots, head.max_state_dim, head.action_dim, saved.get("length"), upstream_compatible)
 
-
+# %% ../nbs/05_policy.ipynb #c016b
 def build_policy(
     backbone: Backbone,                   # as it is; it stays frozen
     robot: Embodiment,                    # whom the policy will drive

@@ -47,7 +47,7 @@ def watched(params: dict) -> dict[str, str]:
     for name, value in params.items():
         if name == "run" or not isinstance(value, str) or not value: continue
         for path in (ROOT / value, core.data_dir() / "checkpoints" / value):
-            if path.is_dir():
+            if core.is_folder(path):
                 files = [(p.relative_to(path).as_posix(), p.stat().st_size, p.stat().st_mtime_ns) for p in sorted(path.rglob("*")) if p.is_file()]
                 found[name] = core.hashlib.sha256(repr(files).encode()).hexdigest()[:16]
                 break
@@ -150,7 +150,7 @@ def execute(chapter: Chapter, to: Path, params: dict, limits: dict, lock: int, l
             manager.kernel_spec_manager, manager.transport_encryption = ThisPython(), "auto"
             # PYTHONHASHSEED: the order of sets is part of "the same numbers". pass_fds: a kernel that outlives us keeps the folder locked.
             # GOMP_SPINCOUNT: a thread that waits spins a tenth as long as is usual before it sleeps. That costs nothing alone; spinning longer, it takes the core from whatever else runs, and a step that needs both waits for it: ten times as long.
-            calm = {"GOMP_SPINCOUNT": "30000", **os.environ, "PYTHONHASHSEED": "0"}
+            calm = {"GOMP_SPINCOUNT": "30000", **os.environ, "PYTHONHASHSEED": "0", core.BEGUN: f"{chapter.name} {core.code_digest(chapter.name)}"}
             with open(log, "wb") as noise: client.execute(cwd=str(root), pass_fds=(lock,), env=calm, cleanup_kc=True, stdout=noise, stderr=noise)
 
     papermill_engines.register("groot_cookbook", Counting)

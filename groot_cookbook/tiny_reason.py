@@ -65,7 +65,7 @@ def build_processor(pixels: int = 64, frames: int = 16) -> Qwen2_5_VLProcessor:
 
 
 def build_tiny_reason(seed: int = 0, width: int = 128, layers: int = 4, vision_width: int = 128, vision_layers: int = 2):
-    "Qwen2.5-VL with random weights and its processor: what `nvidia/Cosmos-Reason1-7B` is, 3,000 times smaller."
+    "Qwen2.5-VL with random weights and its processor: what `nvidia/Cosmos-Reason1-7B` is, 4,000 times smaller."
     processor = build_processor()
     token = {t: processor.tokenizer.convert_tokens_to_ids(t) for t in SPECIAL}
     ends = dict(bos_token_id=None, eos_token_id=token["<|im_end|>"], pad_token_id=token["<|endoftext|>"])
@@ -113,8 +113,7 @@ class Packed:
     "Prompts of one video packed into one row: tokens before the video, the video, then every question with its own view."
     def __init__(self, model, processor, frames: int = 16, seconds: float = FRAMES / 10):
         self.tokenizer, vp = processor.tokenizer, processor.video_processor
-        before, after = chat(processor, "\0").split("\0")[0].split("<|video_pad|>")
-        self.head, self.join = self.tokenizer.encode(before), after
+        self.head = self.tokenizer.encode(chat(processor, "").split("<|video_pad|>")[0])
         self.video = (frames // 2) * (64 // vp.patch_size // vp.merge_size)**2
         ids = torch.tensor([[*self.head, *[processor.video_token_id] * self.video, 0]])
         kinds = (ids == processor.video_token_id).int() * 2

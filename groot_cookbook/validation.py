@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from .core import CookbookError, printable
 from .layout import OWN_COLUMN, Entry, Layout, Modality, inside, matrix, meta, optional, parse_modality, read_json, read_layout, read_rows, spoken, vector
-from .video import frame_times, read_frames
+from .video import frame_at, frame_times, read_frames
 from .writing import summarise
 
 # %% auto #0
@@ -160,6 +160,7 @@ def check_stats(layout: Layout, rows: dict[str, list[np.ndarray]]) -> Iterator[F
 def check_rows(layout: Layout, entry: Entry, table: pa.Table) -> Iterator[Finding]:
     "One episode's numbers: how many, how wide, finite, in order, on the clock."
     file, n = entry.data, table.num_rows
+    if entry.length < 2: yield Finding(file, f"episode {entry.index} has {entry.length} frame{'s' * (entry.length != 1)}", "Remove it: between two frames lies what was done, and there are no two")
     if n != entry.length: yield Finding(file, f"{n} rows, but {layout.episode_table} says that episode {entry.index} has {entry.length} frames", "Correct the length there, or restore the file")
     for column in OWN_COLUMN.values():
         if column not in layout.features: continue
@@ -213,8 +214,8 @@ def check_sentence(layout: Layout, entry: Entry, table: pa.Table, note: str) -> 
 def check_film(layout: Layout, entry: Entry, camera: str, path: np.ndarray) -> Iterator[Finding]:  # (T, D) what the robot did, by its numbers
     "One episode's film: there, whole, of the stated size and rate, and moving."
     file, begin = entry.videos[camera]
-    film, first = inside(layout.root, file), round(begin * layout.fps)
-    times, _, tick = frame_times(film)
+    film = inside(layout.root, file)
+    first, (times, _, tick) = frame_at(film, begin), frame_times(film)
     n, shape = len(times) - first, layout.features[camera].get("shape")
     if n < entry.length: yield Finding(file, f"{max(n, 0)} frames, but episode {entry.index} has {entry.length} by {layout.episode_table}", "Restore the video, or cut the episode to its length")
     elif n > entry.length and layout.version != "v3.0": yield warning(file, f"{n} frames, but episode {entry.index} has {entry.length}", "The last frames are not read; cut the video")

@@ -18,7 +18,7 @@ from av.video.reformatter import VideoReformatter
 from .core import CookbookError
 
 # %% auto #0
-__all__ = ['MOST_PIXELS', 'KEPT', 'VideoWriter', 'frame_times', 'Film', 'read_frames']
+__all__ = ['MOST_PIXELS', 'KEPT', 'VideoWriter', 'frame_times', 'Film', 'frame_at', 'read_frames']
 
 # %% ../nbs/01a_video.ipynb #c008
 class VideoWriter:
@@ -122,6 +122,13 @@ def _opened(path: Path) -> tuple[OrderedDict, tuple]:
     return films, key
 
 # %% ../nbs/01a_video.ipynb #k002
+def frame_at(path: Path, seconds: float) -> int:
+    "The number of the frame that a film shows at a time of its own clock, from its first frame on; the number of its frames where it is over by then."
+    times, _, tick = frame_times(path)
+    seen = (times - times[0]) * tick
+    return int(np.searchsorted(seen, seconds - .5 * seen[-1] / max(1, len(seen) - 1)))
+
+
 def read_frames(path: Path, indices) -> np.ndarray:  # (len(indices), H, W, 3) uint8
     "Frames of a film by number, exactly: seek to the key frame before each, decode up to it."
     times = frame_times(path)[0]

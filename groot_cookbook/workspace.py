@@ -80,7 +80,7 @@ def sample_scene(seed: int, shift: float = 0.0) -> Scene:
 
 # %% ../nbs/00_workspace.ipynb #c016
 def _arm() -> str:
-    "Seven nested bodies, from the hand down to the base."
+    "Six nested links, from the hand with its two fingers down to the base."
     def link(i, axis, pos, geom, inner):
         return f'<body name="link{i}" pos="{pos}" gravcomp="1"><joint name="joint{i}" axis="{axis}"/>{geom}{inner}</body>'
     def finger(name, y, axis):
@@ -315,7 +315,7 @@ def render(trace: Trace) -> np.ndarray:  # -> (T, 64, 64, 3) uint8
     return np.stack([world.pose(q).look().rgb for q in trace.qpos])
 
 # %% ../nbs/00_workspace.ipynb #c035
-def play(scene: Scene, rng: Generator) -> np.ndarray:  # -> (56, 7)
+def play(rng: Generator) -> np.ndarray:  # -> (56, 7)
     "Commands without a purpose: the hand wanders between random places and opens and closes, as a robot at play."
     stops = np.concatenate([[[.285, 0, .238]], rng.uniform([.12, -.3, .03], [.46, .3, .28], (rng.integers(4, 9), 3))])
     u = np.linspace(0, len(stops) - 1, FRAMES)[1:]

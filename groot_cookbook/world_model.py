@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .autoencoder import Clips, forget_where, to_latents, write_card
 from .core import autocast, checkpoint, torchvision_ready
-from .dreaming import OwnWeightsChecker, weights_sha
+from .dreaming import OwnWeightsChecker, prompt_tokens, weights_sha
 from .optimizer import Trainer, progress
 
 torchvision_ready()
@@ -68,9 +68,7 @@ def cache_latents(vae: AutoencoderKLWan, clips: Clips, file: Path) -> Tensor: # 
 
 def prompt_length(pipe: Cosmos2_5_PredictBasePipeline, instructions: list[str]) -> int:
     "Tokens of the longest instruction with its frame of system text."
-    system = {"role": "system", "content": "You are a helpful assistant who will provide prompts to an image generator."}
-    turns = [[system, {"role": "user", "content": i}] for i in set(instructions)]
-    return max(len(pipe.tokenizer.apply_chat_template(t, tokenize=True)["input_ids"]) for t in turns)
+    return max(prompt_tokens(pipe.tokenizer, i) for i in set(instructions))
 
 
 @torch.no_grad()

@@ -247,3 +247,21 @@ def test_auto_is_bfloat16_where_the_processor_multiplies_it(monkeypatch, found, 
 
 def test_a_precision_that_nobody_knows_is_an_error():
     with pytest.raises(CookbookError, match="fp17"): core.autocast("fp17")
+
+
+def test_code_that_is_edited_while_a_chapter_runs_makes_it_stale(tmp_path, monkeypatch):
+    monkeypatch.setenv(core.BEGUN, "00_workspace the-digest-then")
+    assert hand(tmp_path).code == "the-digest-then" != core.code_digest("00_workspace")
+    assert hand(tmp_path, "01_episodes").code == core.code_digest("01_episodes")        # another chapter's kernel
+
+
+@pytest.mark.parametrize("text", ["x" * 300, "a\0b"])
+def test_a_text_that_cannot_name_a_folder_names_none(text):
+    assert not core.is_folder(Path(text))
+    with pytest.raises(CookbookError, match="no checkpoint"): core.checkpoint(text)
+
+
+@pytest.mark.parametrize("text", ["[]", "3", "{"])
+def test_a_card_that_is_none_is_named(tmp_path, text):
+    (tmp_path / "card.json").write_text(text)
+    with pytest.raises(CookbookError, match="not a card"): core.card(tmp_path)

@@ -217,3 +217,11 @@ def test_a_dream_that_overflows_is_no_dream(folder):
 @pytest.mark.parametrize("name", ["tiny-idm", "tiny-reason", "tiny-backbone"])
 def test_a_checkpoint_of_another_kind(name):
     with pytest.raises(CookbookError, match="not a pipeline"): load_dreamer(name)
+
+
+def test_a_sentence_that_is_too_long_is_said_to_be(dreamer):
+    assert dreaming.prompt_tokens(dreamer.pipe.tokenizer, SENTENCE) <= dreamer.tokens == 36
+    long = SENTENCE + ", then pick up the green block and place it in the right bin"
+    with pytest.warns(UserWarning, match="was told .* more"): cut = dream(dreamer, PICTURE, long, seed=3, steps=1)
+    assert cut.cut == dreaming.prompt_tokens(dreamer.pipe.tokenizer, long) - 36 == cut.provenance["cut"]
+    assert "cut" not in dream(dreamer, PICTURE, SENTENCE, steps=1).provenance

@@ -323,3 +323,20 @@ def test_a_backbone_cannot_learn_from_a_cache_alone(policy, teleop):
 def test_pictures_and_words_are_joined_with_the_rest(watched):
     both = joined([watched, replace(watched, ids=watched.ids[:, :66], mask=watched.mask[:, :66], images=watched.images[:, :66], features=watched.features[:, :66])])
     assert both.pictures.shape == (24, 1, 64, 64, 3) and both.ids.shape == (24, 68) and not both.mask[12:, 66:].any() and joined([watched, replace(watched, pictures=None, ids=None)]).pictures is None
+
+
+def test_what_is_forgotten_at_random_is_the_same_after_a_stop(policy, teleop, tmp_path):
+    "N1.5's own head has a dropout of 0.2, which draws from the global generator."
+    forgetful = copy.deepcopy(policy)
+    for module in forgetful.action_head.modules():
+        if isinstance(module, torch.nn.Dropout): module.p = .2
+    recipe = Recipe(steps=6, batch=4, save_every=2, flare_layer=2)
+    torch.manual_seed(1)
+    whole = finetune(forgetful, teleop, recipe=recipe)
+    torch.manual_seed(2)
+    finetune(forgetful, teleop, recipe=recipe, work=tmp_path, stop=4)
+    resumed = finetune(forgetful, teleop, recipe=recipe, work=tmp_path)
+    pairs = list(zip(whole.policy.action_head.parameters(), resumed.policy.action_head.parameters()))
+    assert all(torch.equal(a, b) for a, b in pairs)
+    steady = finetune(policy, teleop, recipe=recipe)
+    assert not all(torch.equal(a, b) for a, b in zip(whole.policy.action_head.parameters(), steady.policy.action_head.parameters()))

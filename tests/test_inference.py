@@ -142,3 +142,14 @@ def test_too_few_instructions_are_an_error_as_they_are_to_the_policy(policy):
     engine, (images, said, state) = ChunkEngine(policy, gpu_policy.TAG, "fp32", compiled=False), gpu_policy.given(policy, 2)
     for wrong in (said[:1], said[0]):
         with pytest.raises(CookbookError, match="one instruction per row"): engine.predict(images, wrong, state)
+
+
+def test_late_words_stand_where_they_stand_in_sixteen_bits_too(policy):
+    exact, rotary = policy.backbone.eagle_model.language_model.model.rotary_emb, Chunk(policy, 31, precision=torch.bfloat16).reading.rotary
+    assert rotary.inv_freq.dtype == torch.float32 and torch.equal(rotary.inv_freq, exact.inv_freq)
+    places, x = torch.tensor([[319]]), torch.zeros(1, dtype=torch.float32)
+    for ours, theirs in zip(rotary(x, places), exact(x, places)): torch.testing.assert_close(ours, theirs)
+
+
+def test_fp8_measured_on_nothing_is_an_error(policy):
+    with pytest.raises(CookbookError, match="nothing to measure"): ChunkEngine(policy, gpu_policy.TAG, "fp8", compiled=False).calibrate([])

@@ -186,4 +186,7 @@ def test_after_a_fork_nobody_moves_the_others_place(films):
 def test_the_peers_found_every_number_and_frame_in_its_place():
     results = json.loads((data_dir() / "results" / "peers.json").read_text())
     for name in ("v2.1", "v3.0", "chapter 20, v2.1", "chapter 20, v3.0"):
-        assert set(results[name]["frame_offset"]) == {"0"} and not any(v for k, v in results[name].items() if k.endswith("wrong"))
+        found = results[name]
+        assert set(found["frame_offset"]) == {"0"} and not any(v for k, v in found.items() if k.endswith("wrong"))
+        assert sum(found["frame_offset"].values()) >= (read := found.get("steps_read") or found.get("frames_read")) > 0
+        if name.startswith("chapter 20"): assert f"{read} steps of {found.get('steps') or found.get('frames')}" in (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")

@@ -1,5 +1,6 @@
 "Edge cases of the policy's three modules; the contracts are in chapters 05, 05a and 05b."
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -379,3 +380,30 @@ def test_gr1(gr1):
     assert (body.tag, body.slot, len(body.action_columns)) == ("gr1", 24, 26)
     assert list(body.action) == ["left_arm", "right_arm", "left_hand", "right_hand"] and body.action_columns[7] == 22
     with pytest.raises(CookbookError, match="no part called tail"): Embodiment.of(Dataset(gr1), ["tail"])
+
+
+@pytest.mark.parametrize("sentence", ["<IMG_<image>CONTEXT>", "<ima<image>ge> lift it<end>", "<loc12><lo<loc01>c02>"])
+def test_an_instruction_is_words_and_nothing_else(policy, pictures, sentence):
+    x = policy.processor(pictures[:1], [sentence], np.zeros((1, 7)), "new_embodiment")
+    special = [i for mark, i in policy.processor.tokenizer.get_added_vocab().items() if mark != "<image>"]
+    assert (x["input_ids"] == policy.config.backbone.image_token_index).sum() == 64 and not torch.isin(x["input_ids"], torch.tensor(special)).any()
+
+
+@pytest.mark.parametrize("name, change, said", [
+    ("config.json", lambda v: [], "not a GR00T N1.5 checkpoint"), ("config.json", lambda v: {**v, "backbone_cfg": None}, "no 'backbone_cfg'"),
+    ("config.json", lambda v: {**v, "action_head_cfg": {**v["action_head_cfg"], "diffusion_model_cfg": {}}}, "not the configuration of a policy"),
+    ("experiment.json", lambda v: {"embodiments": []}, "not a table of robots"), ("experiment.json", lambda v: {"embodiments": {"gr1": {}}}, "not a table of robots"),
+    ("model.safetensors.index.json", lambda v: {}, "not an index"),
+    ("model.safetensors.index.json", lambda v: {"weight_map": {"a": "../model-00001-of-00002.safetensors"}}, "outside its folder")])
+def test_a_damaged_table_is_one_sentence(policy, tmp_path, name, change, said):
+    policy.save_pretrained(tmp_path)
+    (tmp_path / name).write_text(json.dumps(change(json.loads((tmp_path / name).read_text()))))
+    with pytest.raises(CookbookError, match=said): GrootPolicy.from_pretrained(tmp_path)
+
+
+def test_a_state_may_call_its_parts_by_other_names(moving):
+    modality = moving.modality
+    renamed = Dataset(moving.path)
+    renamed.modality = replace(modality, state={f"joint_{name}": where for name, where in modality.state.items()})
+    body = Embodiment.of(renamed, ["arm"], sensed=["joint_arm"])
+    assert list(body.state) == ["joint_arm"] and list(body.action) == ["arm"] and body.state_columns == Embodiment.of(moving, ["arm"]).state_columns

@@ -35,12 +35,11 @@ def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="no attribute 'dreem'"): groot_cookbook.dreem
 
 
-@pytest.mark.parametrize("statement, seconds", [("import groot_cookbook", .5), ("from groot_cookbook import CookbookError, Dataset, Episode, Modality, convert, validate, write_dataset", 2.)])
-def test_importing_is_light(statement, seconds):
-    "Of the processor's time, since a test may have to share the processor."
-    script = f"import json, sys, time\nbefore = time.process_time()\n{statement}\nprint(json.dumps([time.process_time() - before, [m for m in {HEAVY} if m in sys.modules]]))"
-    spent, loaded = json.loads(subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT).stdout)
-    assert not loaded and spent < seconds
+@pytest.mark.parametrize("statement", ["import groot_cookbook", "from groot_cookbook import CookbookError, Dataset, Episode, Modality, convert, validate, write_dataset"])
+def test_importing_is_light(statement):
+    script = f"import json, sys\n{statement}\nprint(json.dumps([m for m in {HEAVY} if m in sys.modules]))"
+    loaded = json.loads(subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT).stdout)
+    assert not loaded
 
 
 @pytest.mark.parametrize("name, module, extra", [("GrootPolicy", "torch", "models"), ("demonstrate", "mujoco", "workspace"), ("export_policy", "onnx", "export"), ("sign", "c2pa", "sign")])

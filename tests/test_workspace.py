@@ -59,8 +59,7 @@ def test_episodes_are_cut_at_the_limit():
 
 
 def test_play_stays_in_reach_and_differs_from_the_expert():
-    scene = W.sample_scene(2)
-    actions = W.play(scene, np.random.default_rng(0))
+    actions = W.play(np.random.default_rng(0))
     assert actions.shape == (W.FRAMES - 1, 7) and np.isfinite(actions).all() and abs(actions[:, :6]).max() < np.pi
     assert set(np.unique(actions[:, 6])) <= {0., 1.}
 
