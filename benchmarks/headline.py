@@ -23,9 +23,10 @@ from bench import commit, hardware
 
 from groot_cookbook import core, evaluation
 from groot_cookbook.episodes import Dataset, Episode
-from groot_cookbook.filtering import Verdict
+from groot_cookbook.filtering import Verdict, auc
 from groot_cookbook.finetuning import Cache, Recipe, cache_features, finetune, joined
 from groot_cookbook.idm import InverseDynamics, label_dream
+from groot_cookbook.measures import Worth
 from groot_cookbook.policy import GrootPolicy
 from groot_cookbook.workspace import demonstrate, sample_scene, seeds
 
@@ -43,11 +44,18 @@ class Material:
         self.tag = next(t for t in self.policy.processor.embodiments if t != "dreams")
         self.labelled, self.reader = Dataset(labelling / "labelled"), labelling / "idm"
         self.verdicts = [Verdict.from_json(v) for v in json.loads((filtering / "verdicts.json").read_text())]
-        self.replayed = [w["replayed"] for w in json.loads((filtering / "worths.json").read_text())]       # of each dream: does the simulator place the block by the actions read off it?
+        self.worths = [Worth(**w) for w in json.loads((filtering / "worths.json").read_text())]
+        self.replayed = [w.replayed for w in self.worths]            # of each dream: does the simulator place the block by the actions read off it?
         wishes = json.loads((self.episodes / "seeds" / "seeds.json").read_text())
         self.scenes = [sample_scene(w["seed"], w["shift"]) for w in wishes for _ in range(len(self.labelled) // len(wishes))]
         self.made_by, self.demonstrations = json.loads((run / "run.json").read_text())["command"], len(Dataset(self.episodes / "teleop"))
         self.digests = [core.Manifest.read(run, stage).digest for stage in ("04_filtering", "05_policy")]
+
+    def told_apart(self) -> dict[str, dict]:
+        "What is true of how many dreams, of how many that the critic kept, and how well its score tells those of which it is true from the others (ROC-AUC)."
+        true = {"followed": [bool(w.followed) for w in self.worths], "whole": [w.permanence > .5 for w in self.worths], "replayed": [bool(r) for r in self.replayed]}
+        true["all three"] = [all(each) for each in zip(*true.values())]
+        return {k: {"dreams": sum(v), "kept": sum(x and y.kept for x, y in zip(v, self.verdicts)), "auc": round(auc(np.array([y.score for y in self.verdicts]), np.array(v)), 4)} for k, v in true.items()}
 
     @cached_property
     def teleop(self) -> Cache: return cache_features(self.policy, Dataset(self.episodes / "teleop"), self.tag, precision="auto")
@@ -234,7 +242,7 @@ def main() -> None:
     command = (f"python benchmarks/headline.py --run {args.run} --seeds {args.seeds} --episodes {args.episodes} --steps {args.steps} --batch {args.batch} "
                f"--blend {args.blend} --precision {args.precision}{' --sweep' * args.sweep}")
     replay = {"replayed": sum(m.replayed), "replayed_of_kept": sum(v.kept and r for v, r in zip(m.verdicts, m.replayed))}
-    origin = {"material_made_by": m.made_by, "demonstrations": m.demonstrations, **replay}
+    origin = {"material_made_by": m.made_by, "demonstrations": m.demonstrations, "told_apart": m.told_apart(), **replay}
 
     def keep() -> None:
         shown = list(dict.fromkeys(r["condition"] for r in rows))
