@@ -26,7 +26,7 @@ test: $(READY)           ## chapters by papermill, the notebooks between them an
 	$(BIN)/python -m pytest
 
 bench: $(READY)          ## measure speed and memory on this machine into data/results/
-	-$(BIN)/python benchmarks/bench.py
+	$(BIN)/python benchmarks/bench.py
 	$(BIN)/python benchmarks/gpu_policy.py
 	$(BIN)/python benchmarks/gpu_dreams.py
 

@@ -447,17 +447,15 @@ def provenance(name: str, what: str, command: str, threads: int) -> dict:
 
 def typed(script: str, argv: list[str] | None) -> str:
     "The command that was typed, less where its results went and what only this machine knows."
-    words, hidden = [], {"--out": None, "--commit": None, "--peer": "FOLDER"}
-    given = iter(sys.argv[1:] if argv is None else argv)
-    for word in given:
-        if word not in hidden: words.append(word)
-        elif (next(given), hidden[word])[1]: words += [word, hidden[word]]
-    return shlex.join(["python", f"benchmarks/{script}", *words])
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for hidden in ("--out", "--commit", "--peer"): parser.add_argument(hidden)
+    known, words = parser.parse_known_args(argv)
+    return shlex.join(["python", f"benchmarks/{script}", *words, *["--peer", "FOLDER"] * bool(known.peer)])
 
 
 def gpu_arguments(what: str, argv: list[str] | None, add: Callable[[argparse.ArgumentParser], None]) -> argparse.Namespace | None:
     "What a benchmark for a GPU is told, its own arguments `add`ed; none where no GPU is, which is said."
-    parser = argparse.ArgumentParser(description=what)
+    parser = argparse.ArgumentParser(description=what, allow_abbrev=False)
     parser.add_argument("--size", choices=["full", "tiny"], default="full")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--commit", default="", help="where the checkout is not at hand")
@@ -469,18 +467,17 @@ def gpu_arguments(what: str, argv: list[str] | None, add: Callable[[argparse.Arg
     return None
 
 
-def run(name: str, out: Path, threads: int) -> bool:
-    "One benchmark, written to its file; whether it could run."
+def run(name: str, out: Path, threads: int) -> None:
+    "One benchmark, written to its file; where it cannot run, it says why."
     about, started = provenance(name, BENCHMARKS[name].__doc__, f"python benchmarks/bench.py --only {name} --threads {threads}", threads), time.perf_counter()
     try: found = BENCHMARKS[name]()
     except (core.CookbookError, ImportError) as e:
         print(f"{name:16} left out: {e}")
-        return False
+        return
     about |= {"seconds": round(time.perf_counter() - started, 1), "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024}
     core.write_json(out / f"{name}.json", about | found)
     for row in found["rows"]: print(f"{name:16} {row['backend']:13} {row['scope']:11} p50 {row['p50']:9.2f} ms   p99 {row['p99']:9.2f} ms")
     print(f"{name:16} {'met' if found['met'] else 'MISSED'}: {found['target']}" + (f"   (load before it began: {about['load_average_before']})" if about["load_average_before"] > .5 else ""))
-    return True
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -491,7 +488,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     args.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(args.threads)
-    return 0 if all([run(name, args.out, args.threads) for name in args.only]) else 1
+    for name in args.only: run(name, args.out, args.threads)
+    return 0
 
 
 if __name__ == "__main__": sys.exit(main())

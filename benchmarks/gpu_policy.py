@@ -34,7 +34,7 @@ from groot_cookbook.action_head import ActionHeadConfig, step_times
 from groot_cookbook.backbone import BackboneConfig, pixels, tiny_tokenizer
 from groot_cookbook.benchmark import STEPS, Latency, measure, workload
 from groot_cookbook.episodes import Normalizer
-from groot_cookbook.export import settled
+from groot_cookbook.export import lowered, settled
 from groot_cookbook.inference import ChunkEngine, captured
 from groot_cookbook.policy import Embodiment, GrootPolicy, PolicyConfig, Processor
 
@@ -166,7 +166,7 @@ def run(size: str, device: torch.device, n: int, side: int, compiled: bool, seco
     quick = ChunkEngine(policy, TAG, precision, compiled, tuned)
     inputs = quick.inputs(*seen, torch.Generator().manual_seed(0))
     bench.engine("eager, float32", lambda *x: anew(policy, *x), inputs, min(n, 20))
-    bench.engine("eager", partial(anew, settled(policy, SLOT).to(quick.chunk.future.dtype)), inputs, min(n, 50))
+    bench.engine("eager", partial(anew, lowered(settled(policy, SLOT), quick.chunk.future.dtype)), inputs, min(n, 50))
     bench.engine("once per chunk", quick.chunk.watch, inputs, min(n, 50))
     if bench.cuda: bench.engine("CUDA graph", captured(quick.chunk.watch, inputs), inputs)
     started = time.monotonic()

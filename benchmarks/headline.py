@@ -10,7 +10,7 @@ other dreams are never added to: those that the book shows lie in data/results/h
 """
 from __future__ import annotations
 
-import argparse, json, sys, tempfile, time
+import argparse, json, shlex, sys, tempfile, time
 from collections.abc import Callable
 from concurrent.futures import as_completed
 from dataclasses import asdict, dataclass, field, replace
@@ -45,7 +45,7 @@ class Material:
         self.labelled, self.reader = Dataset(labelling / "labelled"), labelling / "idm"
         self.verdicts = [Verdict.from_json(v) for v in json.loads((filtering / "verdicts.json").read_text())]
         self.worths = [Worth(**w) for w in json.loads((filtering / "worths.json").read_text())]
-        self.replayed = [w.replayed for w in self.worths]            # of each dream: does the simulator place the block by the actions read off it?
+        self.replayed = [bool(w.replayed) for w in self.worths]            # of each dream: does the simulator place the block by the actions read off it?
         wishes = json.loads((self.episodes / "seeds" / "seeds.json").read_text())
         self.scenes = [sample_scene(w["seed"], w["shift"]) for w in wishes for _ in range(len(self.labelled) // len(wishes))]
         self.made_by, self.demonstrations = json.loads((run / "run.json").read_text())["command"], len(Dataset(self.episodes / "teleop"))
@@ -53,7 +53,7 @@ class Material:
 
     def told_apart(self) -> dict[str, dict]:
         "What is true of how many dreams, of how many that the critic kept, and how well its score tells those of which it is true from the others (ROC-AUC)."
-        true = {"followed": [bool(w.followed) for w in self.worths], "whole": [w.permanence > .5 for w in self.worths], "replayed": [bool(r) for r in self.replayed]}
+        true = {"followed": [bool(w.followed) for w in self.worths], "whole": [w.permanence > .5 for w in self.worths], "replayed": self.replayed}
         true["all three"] = [all(each) for each in zip(*true.values())]
         return {k: {"dreams": sum(v), "kept": sum(x and y.kept for x, y in zip(v, self.verdicts)), "auc": round(auc(np.array([y.score for y in self.verdicts]), np.array(v)), 4)} for k, v in true.items()}
 
@@ -186,7 +186,7 @@ def interval(table: np.ndarray, draws: int = 4000) -> dict[str, float]: # (seeds
 
 
 def summary(rows: list[dict], draws: int = 4000) -> list[dict]:
-    """Every condition in every kind of workspace, over all its seeds: the rate, and what it gains over teleoperation alone with the same seeds; of filtered dreams, also over unfiltered.
+    """Every condition in every kind of workspace, over all its seeds: the rate, and what it gains over teleoperation alone and over other conditions with the same seeds.
 
     Intervals of 95 % draw both anew, training seeds and workspaces: neither another training nor another table should overturn what is said.
     """
@@ -196,9 +196,10 @@ def summary(rows: list[dict], draws: int = 4000) -> list[dict]:
     for place, name in dict.fromkeys((r["workspaces"], r["condition"]) for r in rows):
         own = sorted(s for p, c, s in placed if (p, c) == (place, name))
         line = {"condition": name, "workspaces": place, "seeds": own, "rate": interval(np.stack([placed[place, name, s] for s in own]), draws)}
-        for key, base in (("gain", "teleop only"), ("filter_gain", "unfiltered dreams" if name == "filtered dreams" else name)):
+        for base in ("teleop only", "unfiltered dreams", "filtered dreams", "real demonstrations"):
             both = [s for s in own if (place, base, s) in placed]
-            if both and name != base: line[key] = interval(np.stack([placed[place, name, s] - placed[place, base, s] for s in both]), draws)
+            if both and name != base: line.setdefault("over", {})[base] = interval(np.stack([placed[place, name, s] - placed[place, base, s] for s in both]), draws)
+        if "teleop only" in (over := line.get("over", {})): line["gain"] = over["teleop only"]
         found.append(line)
     return found
 
@@ -239,15 +240,14 @@ def main() -> None:
                "episodes": args.episodes, "workspaces": met, "dreams": len(m.labelled), "kept": sum(v.kept for v in m.verdicts)}
     rows, names = standing(args.out, setting), list(dict.fromkeys([*args.only, *(SWEEP if args.sweep else ())]))
     todo = [(n, s) for s in range(args.seeds) for n in names if not any((r["condition"], r["seed"]) == (n, s) for r in rows)]       # an experiment cut short has its conditions side by side
-    command = (f"python benchmarks/headline.py --run {args.run} --seeds {args.seeds} --episodes {args.episodes} --steps {args.steps} --batch {args.batch} "
-               f"--blend {args.blend} --precision {args.precision}{' --sweep' * args.sweep}")
+    command = f"python benchmarks/headline.py --run {args.run} --seeds {args.seeds} --episodes {args.episodes} --steps {args.steps} --batch {args.batch} --blend {args.blend} --precision {args.precision} --only"
     replay = {"replayed": sum(m.replayed), "replayed_of_kept": sum(v.kept and r for v, r in zip(m.verdicts, m.replayed))}
     origin = {"material_made_by": m.made_by, "demonstrations": m.demonstrations, "told_apart": m.told_apart(), **replay}
 
     def keep() -> None:
         shown = list(dict.fromkeys(r["condition"] for r in rows))
         found = [{**s, **(price(m, s["condition"], s["gain"]["mean"]) if "gain" in s and s["condition"] in CONDITIONS else {})} for s in summary(rows)]
-        core.write_json(args.out, {**setting, **origin, "command": command, "conditions": {n: EVERY[n].words for n in shown}, "swept": [n for n in shown if n in SWEEP],
+        core.write_json(args.out, {**setting, **origin, "command": f"{command} {shlex.join(shown)}", "conditions": {n: EVERY[n].words for n in shown}, "swept": [n for n in shown if n in SWEEP],
                                    "prices": PRICES, "summary": found, "rows": rows})
 
     if rows and not todo: keep()                                       # nothing is left to do; what is told of it may have changed

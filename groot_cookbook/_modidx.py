@@ -528,6 +528,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'groot_cookbook.export.drawn': ('thor_export.html#drawn', 'groot_cookbook/export.py'),
                                        'groot_cookbook.export.export_policy': ( 'thor_export.html#export_policy',
                                                                                 'groot_cookbook/export.py'),
+                                       'groot_cookbook.export.lowered': ('thor_export.html#lowered', 'groot_cookbook/export.py'),
                                        'groot_cookbook.export.observations': ('thor_export.html#observations', 'groot_cookbook/export.py'),
                                        'groot_cookbook.export.parity': ('thor_export.html#parity', 'groot_cookbook/export.py'),
                                        'groot_cookbook.export.settled': ('thor_export.html#settled', 'groot_cookbook/export.py'),

@@ -56,7 +56,7 @@ class BackboneConfig:
         "What the language model reads: the pictures' places, then the instruction."
         patches = self.image_token * self.tokens_per_view
         images = "".join(self.view.format(n=i + 1, patches=patches) for i in range(views))
-        return self.template.format(images=images, instruction=instruction)
+        return self.template.format(images=images, instruction=instruction.replace(self.image_token, ""))
 
     def to_upstream(self) -> dict:
         "As `backbone_cfg` of upstream's config.json, with Eagle's own settings beside it."
@@ -175,8 +175,8 @@ def tokens(
     length: int | None = None,            # pad to this many tokens
 ) -> tuple[Tensor, Tensor]:               # ids (B, L) and mask (B, L), both int64
     "Image tokens, then the row's own instruction."
-    texts = [config.prompt(plain_words(t, tokenizer), views) for t in texts]
-    out = tokenizer(texts, padding="max_length" if length else True, max_length=length, return_tensors="pt", add_special_tokens=False)
+    read = {t: config.prompt(plain_words(t, tokenizer), views) for t in set(texts)}        # most rows say the same
+    out = tokenizer([read[t] for t in texts], padding="max_length" if length else True, max_length=length, return_tensors="pt", add_special_tokens=False)
     if length and out.input_ids.shape[1] > length:
         raise CookbookError(f"an instruction needs {out.input_ids.shape[1]} tokens, more than {length}", do="Shorten it or raise the length")
     return out.input_ids, out.attention_mask
@@ -246,8 +246,10 @@ TOKENIZER = "lerobot/eagle2hg-processor-groot-n1p5"       # the files of gr00t/m
 
 def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast | None:
     "The tokenizer beside the weights, where there is one; nothing that comes with it is run."
-    if (Path(folder) / "tokenizer.json").is_file(): return PreTrainedTokenizerFast.from_pretrained(folder)
-    return Qwen2Tokenizer.from_pretrained(folder, padding_side="left") if (Path(folder) / "vocab.json").is_file() else None
+    try:
+        if (Path(folder) / "tokenizer.json").is_file(): return PreTrainedTokenizerFast.from_pretrained(folder)
+        return Qwen2Tokenizer.from_pretrained(folder, padding_side="left") if (Path(folder) / "vocab.json").is_file() else None
+    except Exception as e: raise CookbookError(f"not a tokenizer ({type(e).__name__}: {e})", folder, "Copy the checkpoint again") from e
 
 
 def eagle_tokenizer(config: BackboneConfig, name: str | Path = TOKENIZER) -> PreTrainedTokenizerFast:

@@ -42,7 +42,7 @@ class Dream:
     fps: float
     steps: int
     guidance: float
-    cut: int = 0                      # tokens at the end of the sentence that were too many for the world model
+    cut: int = 0                      # tokens at the end of the prompt, the sentence in its frame, that were too many for the world model
 
     @property
     def provenance(self) -> dict:
@@ -210,7 +210,7 @@ def dream(
               "fps": int(fps), "output_type": "np", "callback_on_step_end": stay_finite}
     tokenizer = getattr(dreamer.pipe, "tokenizer", None)
     cut = max(0, prompt_tokens(tokenizer, instruction) - dreamer.tokens) if tokenizer else 0
-    if cut: warnings.warn(f"{dreamer.name} reads {dreamer.tokens} tokens and was told {cut} more: the end of {instruction!r} is lost on it", stacklevel=2)
+    if cut: warnings.warn(f"{dreamer.name} reads {dreamer.tokens} tokens and was given {cut} more: it may miss the end of {instruction!r}", stacklevel=2)
     made = dreamer.pipe(**{k: v for k, v in offers.items() if k in dreamer.takes}).frames[0]
     video = (np.asarray(made) * 255).round().clip(0, 255).astype(np.uint8)
     return Dream(video, image, instruction, type(dreamer.pipe).__name__, dreamer.name, dreamer.weights_sha, seed, fps, steps, float(guidance), cut)

@@ -182,10 +182,10 @@ def write_dataset(
 # %% ../nbs/01_episodes.ipynb #c030
 def name_cameras(columns: Sequence[str], listed: dict[str, str]) -> dict[str, str]: # columns; column -> name, of those that have one -> name -> column
     "Every camera under its listed name, else under the last part of its column where no other goes by that, else under the whole of it."
-    last = [c.split(".")[-1] for c in columns]
-    def own(column: str, short: str) -> str: return short if last.count(short) == 1 and short not in listed.values() else column.removeprefix("observation.images.").replace(".", "_")
-    found = {listed.get(c) or own(c, short): c for c, short in zip(columns, last)}
-    if len(found) < len(set(columns)): raise CookbookError(f"two cameras go by the same name: {', '.join(columns)}", "modality.json", "Name each under video")
+    last, found = [c.split(".")[-1] for c in columns], {listed[c]: c for c in columns if c in listed}
+    for column, short in zip(columns, last):
+        whole = column.removeprefix("observation.images.").replace(".", "_")
+        if column not in listed: found[next(name for name in [*[short] * (last.count(short) == 1), whole, column] if name not in found)] = column
     return found
 
 
@@ -196,19 +196,15 @@ def choose(layout: Layout, camera: str | None = None) -> Modality:
     states, actions = layout.width("observation.state"), layout.width("action")
     usable = [key for key in layout.cameras if filmed(key)] or layout.cameras
     if not usable: raise CookbookError("declares no camera", info, "Episodes need a film: add a feature of dtype video")
-    if file:
-        table = read_json(file)
-        found = parse_modality(table, file, camera)
-        if camera is None and found.video_key not in usable: found = parse_modality(table, file, usable[0])
-        listed = {key: name for name, key in found.cameras.items()}
-    else:
-        known = name_cameras(layout.cameras, {})
-        key = known.get(camera or "", camera or usable[0])
-        found, listed = Modality.whole(states, actions, "", key), {}
-    if found.video_key not in layout.cameras:
-        raise CookbookError(f"no camera called {camera or found.video_key!r}", info, f"Choose one of {', '.join(layout.cameras)}")
-    (video, _), *others = name_cameras([found.video_key, *(key for key in usable if key != found.video_key)], listed).items()
-    return replace(found, video=video, others=dict(others)).check(states, actions, file or info)
+    found = parse_modality(read_json(file), file) if file else Modality.whole(states, actions, "", usable[0])
+    listed = {key: name for name, key in reversed(found.cameras.items())} if file else {}                      # a column may have two names: the first is its own
+    named = name_cameras(layout.cameras, {key: name for key, name in listed.items() if key in layout.cameras})
+    aliases = found.cameras if file else {}
+    wanted = camera and (camera if camera in layout.cameras else named.get(camera) or aliases.get(camera) or camera)
+    key = wanted or (found.video_key if found.video_key in usable else usable[0])
+    if key not in layout.cameras: raise CookbookError(f"no camera called {camera!r}", info, f"Choose one of {', '.join(layout.cameras)}")
+    name = {column: name for name, column in named.items()}
+    return replace(found, video=name[key], video_key=key, others={name[k]: k for k in usable if k != key}).check(states, actions, file or info)
 
 # %% ../nbs/01_episodes.ipynb #c032
 class Dataset(Sequence):

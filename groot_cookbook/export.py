@@ -21,8 +21,8 @@ from .graphs import Piece, open_session, save_graph, weave
 from .policy import GrootPolicy
 
 # %% auto #0
-__all__ = ['PARTS', 'drawn', 'observations', 'SettledLinear', 'settled', 'answers', 'Look', 'Step', 'trace', 'action_head_graph',
-           'export_policy', 'Parity', 'parity', 'borders', 'write_bundle']
+__all__ = ['PARTS', 'drawn', 'observations', 'SettledLinear', 'lowered', 'settled', 'answers', 'Look', 'Step', 'trace',
+           'action_head_graph', 'export_policy', 'Parity', 'parity', 'borders', 'write_bundle']
 
 # %% ../nbs/08_thor_export.ipynb #c011
 def drawn(dataset: Dataset, n: int, seed: int = 0) -> list[tuple[np.ndarray, str, np.ndarray]]: # picture (1, H, W, 3), instruction, state (1, S)
@@ -59,6 +59,14 @@ class SettledLinear(nn.Module):
         self.W, self.b = (nn.Parameter(p[slot].detach().clone()) for p in (layer.W, layer.b))
 
     def forward(self, x: Tensor, robot: Tensor) -> Tensor: return x @ self.W + self.b  # (B, T, D) -> (B, T, D'); the slot is settled
+
+
+def lowered(model: nn.Module, precision: torch.dtype) -> nn.Module:
+    "In another precision, but for the rotary frequencies: rounded to bfloat16, the angles of the last words would be a third of a radian off."
+    exact = {name: module.inv_freq for name, module in model.named_modules() if hasattr(module, "inv_freq")}
+    model.to(precision)
+    for name, frequencies in exact.items(): model.get_submodule(name).inv_freq = frequencies
+    return model
 
 
 def settled(policy: GrootPolicy, slot: int) -> GrootPolicy: # embodiment slot -> a copy that drives this robot alone

@@ -85,7 +85,7 @@ def kept_frames(length: int, stride: int) -> list[int]:
     return sorted({*range(0, length, stride), length - 1})
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def cache_features(
     policy: GrootPolicy,
     dataset: Dataset,
@@ -97,23 +97,25 @@ def cache_features(
 ) -> Cache:
     "The frozen backbone's features of a dataset, episode by episode."
     p, horizon = policy.processor, policy.config.action_head.action_horizon
-    home, device, parts, base = policy.device, torch.device(best_device()), [], 0
-    policy.backbone.to(device)
+    parts, base, home = [], 0, next(policy.backbone.parameters()).device
+    device = torch.device(best_device()) if home.type == "cpu" else home       # a frozen backbone looks where it is quickest, and goes back
     rate = p.embodiment(tag).fps                      # a chunk of 16 has to last equally long in every row
-    for e in tqdm((at_rate(dataset[i], rate) for i in range(len(dataset))), total=len(dataset), desc=f"looking at {tag}", unit="episode", mininterval=5):
-        at = kept_frames(e.length, stride)
-        later = torch.tensor([base + int(np.searchsorted(at, min(t + horizon, e.length - 1))) for t in at])
-        base += len(at)
-        acts = e.actions.shape[1] > 0
-        target, known = p.target(chunks(e.actions, at, horizon), tag, e.state[at]) if acts else 2 * [torch.zeros(len(at), horizon, p.action_dim)]
-        state = p.state(e.state[at] if e.state.shape[1] else None, tag, len(at))
-        for i in range(0, len(at), batch):
-            x = p(e.frames[at[i: i + batch]], [e.instruction] * len(at[i: i + batch]), None, tag, device)
-            with autocast(precision, device.type): seen = policy.encode(*(x[k] for k in ("pixel_values", "input_ids", "attention_mask")))
-            s, images = slice(i, i + batch), policy.patches(x["input_ids"]).cpu()
-            parts.append(Cache(seen.half().cpu(), x["attention_mask"].bool().cpu(), images, state[s], target[s], known[s], x["embodiment_id"].cpu(), later[s],
-                               p.backbone.tokens_per_view, **(dict(pictures=torch.as_tensor(e.frames[at[s]])[:, None], ids=x["input_ids"].cpu()) if pictures else {})))
-    policy.backbone.to(home)
+    policy.backbone.to(device)
+    try:
+        for e in tqdm((at_rate(dataset[i], rate) for i in range(len(dataset))), total=len(dataset), desc=f"looking at {tag}", unit="episode", mininterval=5):
+            at = kept_frames(e.length, stride)
+            later = torch.tensor([base + int(np.searchsorted(at, min(t + horizon, e.length - 1))) for t in at])
+            base += len(at)
+            acts = e.actions.shape[1] > 0
+            target, known = p.target(chunks(e.actions, at, horizon), tag, e.state[at]) if acts else 2 * [torch.zeros(len(at), horizon, p.action_dim)]
+            state = p.state(e.state[at] if e.state.shape[1] else None, tag, len(at))
+            for i in range(0, len(at), batch):
+                x = p(e.frames[at[i: i + batch]], [e.instruction] * len(at[i: i + batch]), None, tag, device)
+                with autocast(precision, device.type): seen = policy.encode(*(x[k] for k in ("pixel_values", "input_ids", "attention_mask")))
+                s, images = slice(i, i + batch), policy.patches(x["input_ids"]).cpu()
+                parts.append(Cache(seen.half().cpu(), x["attention_mask"].bool().cpu(), images, state[s], target[s], known[s], x["embodiment_id"].cpu(), later[s],
+                                   p.backbone.tokens_per_view, **(dict(pictures=torch.as_tensor(e.frames[at[s]])[:, None], ids=x["input_ids"].cpu()) if pictures else {})))
+    finally: policy.backbone.to(home)
     if not parts: raise CookbookError("the dataset has no episodes", dataset.path, "Nothing can be learned from it")
     out = joined([replace(c, future=torch.zeros_like(c.future)) for c in parts])
     return replace(out, future=torch.cat([c.future for c in parts]))

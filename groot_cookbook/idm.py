@@ -141,7 +141,7 @@ def fit_idm(
         idm = InverseDynamics(replace(config)).to(memory_format=torch.channels_last)
     if start: idm.load_state_dict(start.state_dict())
     optimizer = torch.optim.AdamW(idm.parameters(), lr=lr, weight_decay=.01, betas=(.9, .99))
-    recipe = _recipe(config, episodes, start, steps=steps, batch=batch, lr=lr, spoiling=spoiling, seed=seed)
+    recipe = _recipe(config, episodes, start, steps=steps, batch=batch, lr=lr, spoiling=spoiling, seed=seed) if work else ""
     done = _resume(idm, optimizer, work, recipe)
     idm.train()
     end = time.monotonic() + 60 * minutes

@@ -5,7 +5,6 @@
 # %% ../nbs/09a_inference.ipynb #c004
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import replace
 from typing import cast
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 from .action_head import Attention, Block, at_pictures, sinusoid, step_times
 from .backbone import pixels, tokens
 from .core import CookbookError
-from .export import SettledLinear, settled
+from .export import SettledLinear, lowered, settled
 from .policy import GrootPolicy, observed
 
 # %% auto #0
@@ -218,9 +217,7 @@ class Chunk(nn.Module):
         width = self.acting.action2.out_features
         self.register_buffer("future", torch.zeros(0, width) if head.future_tokens is None else head.future_tokens.weight.detach().clone(), persistent=False)
         self.times = [{name: value.to(precision) for name, value in at.items()} for at in timetable(head, times)]
-        exact = copy.deepcopy(self.reading.rotary)
-        self.to(self.times[0]["code"].device, precision)
-        self.reading.rotary = exact                     # in float32: rounded to bfloat16, its angles are off by a third of a radian at the last words
+        lowered(self.to(self.times[0]["code"].device), precision)
 
     @property
     def stages(self) -> tuple[nn.Module, ...]: return self.sight, self.reading, self.looking, self.acting  # each compiled on its own
@@ -337,7 +334,7 @@ class ChunkEngine:
         if self.fp8: raise CookbookError("FP8 has to know first how large things get", "ChunkEngine", "Call calibrate with observations of the robot")
         shapes, cuda = tuple(x.shape for x in inputs), self.device.type == "cuda"
         if self.compiled and not self.graphs:
-            torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)       # past its usual 8 shapes the compiler gives up and says nothing
+            torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)       # past its usual 8 shapes the compiler gives up, and every call is as slow as before
             for stage in self.chunk.stages: stage.compile(dynamic=False, mode=self.mode)
         if shapes not in self.graphs: self.graphs[shapes] = captured(self.chunk.watch, list(inputs)) if cuda else self.chunk.watch
         return self.graphs[shapes](*inputs)

@@ -66,11 +66,11 @@ class Embodiment:
     def chunk_range(self) -> Normalizer: return self.action_range if self.relative_range is None else self.relative_range  # (D,) or (H, D): of what the model says
 
     @classmethod
-    def of(cls, dataset: Dataset, parts: Sequence[str] = (), tag: str = "", relative: Sequence[str] = (), horizon: int = 16, sensed: Sequence[str] = ()) -> "Embodiment":
+    def of(cls, dataset: Dataset, parts: Sequence[str] = (), tag: str = "", relative: Sequence[str] = (), horizon: int = 16, sensed: Sequence[str] | None = None) -> "Embodiment":
         "Read the robot off a dataset: its parts (`sensed`: those of the state, where they go by other names), and the ranges of what it did; `relative` parts within chunks of `horizon` steps."
         tag = tag or slot(dataset.robot_type)
         wanted, stats = parts or PARTS.get(tag, ()), dataset.stats
-        columns = {"state": joined(dataset.modality.state, sensed or wanted), "action": joined(dataset.modality.action, wanted)}
+        columns = {"state": joined(dataset.modality.state, wanted if sensed is None else sensed), "action": joined(dataset.modality.action, wanted)}
         chosen = {k: {m: np.asarray(v)[sum(columns[k].values(), [])] for m, v in stats[k].items() if np.ndim(v)} for k in columns}
         robot = cls(tag, columns["state"], columns["action"], Normalizer.from_stats(chosen["state"]), Normalizer.from_stats(chosen["action"]), dataset.fps)
         return told_from_state(robot, dataset, relative, horizon) if relative else robot
@@ -267,9 +267,12 @@ def untrained(folder: str | Path, upstream_compatible: bool = False) -> GrootPol
     config = read_config(Path(folder), "backbone_cfg") | read_config(Path(folder), "action_head_cfg")
     try:
         shape = PolicyConfig.from_upstream(config)
-        return GrootPolicy(shape, load_processor(folder, shape, upstream_compatible), upstream_compatible)
-    except (TypeError, ValueError, KeyError, AttributeError, RuntimeError, ZeroDivisionError) as e:
+        policy = GrootPolicy(shape, upstream_compatible=upstream_compatible)
+    except (TypeError, ValueError, KeyError, AttributeError, ZeroDivisionError) as e:
         raise CookbookError(f"not the configuration of a policy ({type(e).__name__}: {e})", Path(folder) / "config.json", "Take the checkpoint anew from where it came from") from e
+    policy.processor = load_processor(folder, shape, upstream_compatible)
+    policy.backbone.tokenizer = policy.processor.tokenizer
+    return policy
 
 
 def load_processor(folder: str | Path, config: PolicyConfig, upstream_compatible: bool = False) -> Processor:

@@ -123,10 +123,11 @@ def _opened(path: Path) -> tuple[OrderedDict, tuple]:
 
 # %% ../nbs/01a_video.ipynb #k002
 def frame_at(path: Path, seconds: float) -> int:
-    "The number of the frame that a film shows at a time of its own clock, from its first frame on; the number of its frames where it is over by then."
+    "The number of the frame nearest to a time of the film's own clock, counted from its first frame; the number of its frames where it is over by then."
     times, _, tick = frame_times(path)
     seen = (times - times[0]) * tick
-    return int(np.searchsorted(seen, seconds - .5 * seen[-1] / max(1, len(seen) - 1)))
+    end = seen[-1] + (seen[-1] - seen[-2] if len(seen) > 1 else np.inf)
+    return int(np.searchsorted((np.r_[seen, end][1:] + seen) / 2, seconds, "right"))
 
 
 def read_frames(path: Path, indices) -> np.ndarray:  # (len(indices), H, W, 3) uint8

@@ -14,3 +14,7 @@ def test_a_benchmark_leaves_its_provenance(tmp_path, name):
     found = json.loads((tmp_path / f"{name}.json").read_text())
     assert {"command", "commit", "hardware", "date", "load_average_before", "versions", "target", "met"} <= set(found)
     assert all(row["p99"] >= row["p50"] > 0 for row in found["rows"])
+
+
+def test_a_result_says_what_was_typed_and_nothing_of_this_machine():
+    assert bench.typed("gpu_policy.py", ["--n", "9", "--peer=/opt/p", "--n16", "--out", "/home/me", "--commit", "abc"]) == "python benchmarks/gpu_policy.py --n 9 --n16 --peer FOLDER"

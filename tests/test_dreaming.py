@@ -222,6 +222,6 @@ def test_a_checkpoint_of_another_kind(name):
 def test_a_sentence_that_is_too_long_is_said_to_be(dreamer):
     assert dreaming.prompt_tokens(dreamer.pipe.tokenizer, SENTENCE) <= dreamer.tokens == 36
     long = SENTENCE + ", then pick up the green block and place it in the right bin"
-    with pytest.warns(UserWarning, match="was told .* more"): cut = dream(dreamer, PICTURE, long, seed=3, steps=1)
+    with pytest.warns(UserWarning, match="was given .* more"): cut = dream(dreamer, PICTURE, long, seed=3, steps=1)
     assert cut.cut == dreaming.prompt_tokens(dreamer.pipe.tokenizer, long) - 36 == cut.provenance["cut"]
     assert "cut" not in dream(dreamer, PICTURE, SENTENCE, steps=1).provenance

@@ -297,6 +297,28 @@ def test_cameras_whose_names_end_alike_are_told_apart(tmp_path, version, listed)
     assert set(again[0].views) == set(sides)
 
 
+def test_a_name_means_the_same_camera_whoever_asks(tmp_path):
+    e, views = episode(), ("left.rgb", "right.rgb")
+    path = write_dataset([replace(e, views={v.replace(".", "_"): e.frames for v in views})], tmp_path / "d",
+                         modality=Modality(TABLETOP.state, TABLETOP.action, "front", others={v.replace(".", "_"): f"observation.images.{v}" for v in views}))
+    table = path / "meta" / "modality.json"
+    for listed in ({"rgb": "observation.images.right.rgb"}, {"front": "observation.images.front", "ego_view": "observation.images.front"}, {}):
+        told = json.loads(table.read_text()) | {"video": {name: {"original_key": key} for name, key in listed.items()}}
+        table.write_text(json.dumps(told))
+        named = Dataset(path).modality.cameras
+        assert sorted(named.values()) == sorted(f"observation.images.{v}" for v in ("front", *views))
+        for name, column in named.items():
+            for asked in (name, column): assert Dataset(path, asked).modality.video_key == column and Dataset(path, asked).modality.cameras == {name: column} | named
+        for name, column in listed.items(): assert Dataset(path, name).modality.video_key == column
+
+
+def test_the_frame_nearest_to_a_time_though_the_film_changes_its_pace(monkeypatch, tmp_path):
+    fast, slow = np.arange(60) / 60, 1 + np.arange(30) / 10
+    monkeypatch.setattr(video, "frame_times", lambda path: (np.round(1000 * np.r_[fast, slow]) + 40, None, 1 / 1000))
+    assert [video.frame_at(tmp_path, t) for t in np.r_[fast, slow]] == list(range(90))
+    assert video.frame_at(tmp_path, slow[-1] + .2) == 90
+
+
 def test_an_episode_in_a_long_film_begins_where_the_clock_of_the_film_says(tmp_path):
     "Films at 29.97 in a dataset that says 30, as many are: by the declared rate an episode far into a file would be read a frame late, further on many."
     given_ = [episode(n, fps=29.97, seed=i) for i, n in enumerate((1200, 60))]

@@ -340,3 +340,10 @@ def test_what_is_forgotten_at_random_is_the_same_after_a_stop(policy, teleop, tm
     assert all(torch.equal(a, b) for a, b in pairs)
     steady = finetune(policy, teleop, recipe=recipe)
     assert not all(torch.equal(a, b) for a, b in zip(whole.policy.action_head.parameters(), steady.policy.action_head.parameters()))
+
+
+def test_looking_leaves_the_policy_able_to_learn(policy, tmp_path):
+    frames = np.zeros((4, 64, 64, 3), np.uint8)
+    bare = Dataset(write_dataset([Episode(frames, np.zeros((4, WIDTH)), np.zeros((4, WIDTH)), "lift", 10.)], tmp_path / "d"))
+    looked = cache_features(policy, bare, "new_embodiment")
+    assert not looked.features.is_inference() and not any(p.is_inference() for p in policy.parameters())

@@ -32,9 +32,9 @@ def test_seeds_of_one_workspace_are_no_new_workspaces():
     assert three["high"] - three["low"] > .9 * (one["high"] - one["low"])
 
 
-def test_what_the_filter_adds_is_told_of_filtered_dreams_alone():
+def test_what_a_condition_adds_is_told_against_others():
     found = headline.summary([rows("teleop only", [False] * 8), rows("unfiltered dreams", [True, False] * 4), rows("filtered dreams", [True] * 6 + [False] * 2)], draws=400)
-    assert found[2]["filter_gain"]["mean"] == .25 and found[2]["gain"]["mean"] == .75 and not any("filter_gain" in f for f in found[:2])
+    assert found[2]["over"]["unfiltered dreams"]["mean"] == .25 == -found[1]["over"]["filtered dreams"]["mean"] and found[2]["gain"]["mean"] == .75 == found[2]["over"]["teleop only"]["mean"]
 
 
 def test_rows_of_another_experiment_are_refused(tmp_path):
@@ -70,3 +70,22 @@ def test_readme_says_what_was_found():
     order = ("teleop only", "teleop, augmented", "unfiltered dreams", "filtered dreams", "filtered dreams and video", "real demonstrations")
     for (name, place), found in zip(((n, p) for n in order for p in ("held out", "nominal")), said, strict=True):
         assert found == pytest.approx([100 * rate[name, place][k] for k in ("mean", "low", "high")], abs=.51), (name, place)
+
+
+def test_readme_says_the_rest_of_it_too():
+    known, text = json.loads(headline.OUT.read_text()), (ROOT / "README.md").read_text(encoding="utf-8")
+    found = {(s["condition"], s["workspaces"]): s for s in known["summary"]}
+    points = lambda x: tuple(round(100 * x[k]) for k in ("mean", "low", "high"))
+    rate = lambda name, place="held out": points(found[name, place]["rate"])
+    one = lambda pattern: tuple(map(int, re.search(pattern, text).groups()))
+    assert one(r"from \[(\d+) to (\d+) % of blocks placed\]") == (rate("teleop only")[0], rate("filtered dreams")[0])
+    assert one(r"gain (\d+) points \[(\d+), (\d+)\]") == points(found["filtered dreams", "held out"]["gain"])
+    assert one(r"a difference of (-?\d+) points, with an interval from (-?\d+) to (-?\d+)") == points(found["filtered dreams", "held out"]["over"]["unfiltered dreams"])
+    assert one(r"make (\d+) % \[(\d+), (\d+)\]; real actions") == rate("true films, read") and one(r"form of a dream make (\d+) %") == rate("real, as dreams")[:1]
+    assert one(r"15 % of dreams in a batch make (\d+) %, 30 % make (\d+), and half of the kept dreams (\d+)") == tuple(rate(n)[0] for n in ("blend 15%", "blend 30%", "half the dreams"))
+    assert one(r"never wrong would make (\d+) %") == rate("dreams that replay")[:1]
+    assert one(r"place (\d+) % with filtered dreams and (\d+) % with real") == tuple(rate(n, "held out, plans drawn")[0] for n in ("filtered dreams", "real demonstrations"))
+    told = known["told_apart"]
+    assert one(r"Of those (\d+) dreams (\d+) follow.*in (\d+); the critic kept (\d+), of which (\d+) follow and (\d+) replay") == (
+        known["dreams"], told["followed"]["dreams"], told["replayed"]["dreams"], known["kept"], told["followed"]["kept"], told["replayed"]["kept"])
+    assert float(re.search(r"ROC-AUC of (0\.\d+) there", text)[1]) == pytest.approx(told["all three"]["auc"], abs=.005)

@@ -406,4 +406,13 @@ def test_a_state_may_call_its_parts_by_other_names(moving):
     renamed = Dataset(moving.path)
     renamed.modality = replace(modality, state={f"joint_{name}": where for name, where in modality.state.items()})
     body = Embodiment.of(renamed, ["arm"], sensed=["joint_arm"])
+    blind = Dataset(moving.path)
+    blind.modality = replace(modality, state={})
+    assert Embodiment.of(blind, ["arm"], sensed=[]).state == {}
     assert list(body.state) == ["joint_arm"] and list(body.action) == ["arm"] and body.state_columns == Embodiment.of(moving, ["arm"]).state_columns
+
+
+def test_a_damaged_tokenizer_is_named(policy, tmp_path):
+    policy.save_pretrained(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(CookbookError, match="not a tokenizer"): GrootPolicy.from_pretrained(tmp_path)

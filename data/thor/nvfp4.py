@@ -40,13 +40,13 @@ def main():
     args = parser.parse_args()
     import modelopt.torch.quantization as mtq
     from groot_cookbook.core import sha256
-    from groot_cookbook.export import settled
+    from groot_cookbook.export import lowered, settled
     from groot_cookbook.policy import GrootPolicy
 
     here = Path(__file__).resolve().parent
     about, data = json.loads((here / "bundle.json").read_text()), np.load(here / "calibration.npz")
     if sha256(args.checkpoint) != about["checkpoint"]: raise SystemExit(f"{args.checkpoint} is not the checkpoint of this bundle")
-    policy = settled(GrootPolicy.from_pretrained(args.checkpoint), about["slot"]).cuda().bfloat16()
+    policy = lowered(settled(GrootPolicy.from_pretrained(args.checkpoint), about["slot"]).cuda(), torch.bfloat16)
     rows = [{k: torch.from_numpy(data[k][i: i + 1]).cuda() for k in data.files} for i in range(about["observations"])]
     for part in args.part:
         names = about["inputs"][part]
