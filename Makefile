@@ -12,7 +12,7 @@ export GOMP_SPINCOUNT ?= 30000
 .PHONY: cookbook test smoke bench lab docs workshop offline sbom clean setup
 .DELETE_ON_ERROR:
 
-cookbook: $(READY)       ## the whole data engine, laptop profile: about a quarter of an hour on two cores
+cookbook: $(READY)       ## the whole data engine, laptop profile: a quarter of an hour on two cores, a third on slow ones
 	$(RUN) --profile laptop $(if $(DATASET),--dataset $(DATASET))
 
 smoke: $(READY)          ## the same, as small as it goes: minutes
