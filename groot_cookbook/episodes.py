@@ -197,11 +197,10 @@ def choose(layout: Layout, camera: str | None = None) -> Modality:
     usable = [key for key in layout.cameras if filmed(key)] or layout.cameras
     if not usable: raise CookbookError("declares no camera", info, "Episodes need a film: add a feature of dtype video")
     found = parse_modality(read_json(file), file) if file else Modality.whole(states, actions, "", usable[0])
-    listed = {key: name for name, key in reversed(found.cameras.items())} if file else {}                      # a column may have two names: the first is its own
-    named = name_cameras(layout.cameras, {key: name for key, name in listed.items() if key in layout.cameras})
-    aliases = found.cameras if file else {}
-    wanted = camera and (camera if camera in layout.cameras else named.get(camera) or aliases.get(camera) or camera)
-    key = wanted or (found.video_key if found.video_key in usable else usable[0])
+    listed = {key: name for name, key in reversed(found.cameras.items()) if name}         # a column may have two names: the first is its own
+    named = name_cameras(layout.cameras, listed)
+    if camera: key = named.get(camera) or found.cameras.get(camera, camera)
+    else: key = found.video_key if found.video_key in usable else usable[0]
     if key not in layout.cameras: raise CookbookError(f"no camera called {camera!r}", info, f"Choose one of {', '.join(layout.cameras)}")
     name = {column: name for name, column in named.items()}
     return replace(found, video=name[key], video_key=key, others={name[k]: k for k in usable if k != key}).check(states, actions, file or info)

@@ -72,8 +72,8 @@ def whole(value) -> int:
     return int(value)
 
 
-def parse_modality(value, where: str | Path, camera: str | None = None) -> Modality:  # content of meta/modality.json -> Modality
-    "Modality from its JSON; `camera` picks the video to learn from by short name or column, else the first is taken."
+def parse_modality(value, where: str | Path) -> Modality:  # content of meta/modality.json -> Modality
+    "Modality from its JSON, the first of its videos as the one to learn from."
     do = "Write it as {\"state\": {NAME: {\"start\": 0, \"end\": 6}}, \"action\": {…}, \"video\": {NAME: {\"original_key\": COLUMN}}}"
     try:
         parts = {part: {name: slice(whole(s["start"]), whole(s["end"])) for name, s in (value.get(part) or {}).items()
@@ -83,9 +83,7 @@ def parse_modality(value, where: str | Path, camera: str | None = None) -> Modal
         if odd := [key for key in [*videos.values(), *notes.values()] if not isinstance(key, str)]: raise ValueError(f"{odd[0]!r} is not the name of a column")
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as e:
         raise CookbookError(f"not a modality table ({type(e).__name__}: {e})", where, do) from e
-    chosen = [n for n, key in videos.items() if camera in (None, n, key)]
-    if not chosen and camera: videos[camera.split(".")[-1]], chosen = camera if "." in camera else f"observation.images.{camera}", [camera.split(".")[-1]]
-    video = chosen[0] if chosen else "front"
+    video = next(iter(videos), "front")
     told = [n for n in notes if n.endswith("task_description")] + list(notes) + ["human.task_description"]
     return Modality(parts["state"], parts["action"], video, videos.get(video, ""), told[0], {n: key for n, key in videos.items() if n != video})
 
