@@ -102,7 +102,7 @@ def results(name: str) -> dict: # file stem in data/results
     "A measurement of this project, with the command, commit, hardware and date it was made by."
     path = data_dir() / "results" / f"{name}.json"
     if not path.is_file():
-        raise CookbookError(f"no result called {name!r}", path, "Measure it: CONTRIBUTING.md says how, under Numbers")
+        raise CookbookError(f"no result called {name!r}", path, f"Measure it: python benchmarks/bench.py --only {name}, or as CONTRIBUTING.md says under Numbers")
     try: return json.loads(path.read_text())
     except ValueError as e: raise CookbookError(f"not readable ({e})", path, "Measure it again: make bench") from e
 
