@@ -153,7 +153,7 @@ def test_a_critic_with_other_weights_judges_nothing(tmp_path, damage, words):
 
 
 @pytest.mark.parametrize("given", ({"num_frames": 16, "do_sample_frames": False}, {}), ids=("as the tiny critic", "as published"))
-def test_reason2_is_asked_through_the_same_code(tmp_path, film, given):
+def test_reason2_is_asked_through_the_same_code(tmp_path, film, given, monkeypatch):
     from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration, Qwen3VLProcessor, Qwen3VLVideoProcessor
     _, processor = tiny_reason.build_tiny_reason(0)
     tokenizer, one = processor.tokenizer, dict(patch_size=8, merge_size=2, temporal_patch_size=2, size=dict(shortest_edge=16 * 64**2, longest_edge=16 * 64**2))
@@ -170,6 +170,12 @@ def test_reason2_is_asked_through_the_same_code(tmp_path, film, given):
     reason2 = filtering.load_critic(tmp_path, "cpu")
     assert reason2.family.name == "Cosmos-Reason2"
     assert set(judge(reason2, film).probabilities) == set(QUESTIONS)
+    if given: return
+    seen, ask = [], type(reason2.processor).__call__
+    monkeypatch.setattr(type(reason2.processor), "__call__", lambda self, **how: seen.append(ask(self, **how)) or seen[-1])
+    frames = len(reason2.watched(len(film.frames), 10.))
+    log_odds(replace(reason2, family=replace(reason2.family, pixels=frames * 32 * 32)), film.frames, 10., ["Is it real?"])
+    assert seen[0]["video_grid_thw"].tolist() == [[frames // 2, 4, 4]], "the most pixels are those of the clip: 32 x 32 of each frame, in patches of 8"
 
 
 def test_packed_training_pass_equals_the_library(critic, film):
