@@ -53,7 +53,7 @@ class Material:
 
     def told_apart(self) -> dict[str, dict]:
         "What is true of how many dreams, of how many that the critic kept, and how well its score tells those of which it is true from the others (ROC-AUC)."
-        true = {"followed": [bool(w.followed) for w in self.worths], "whole": [w.permanence > .5 for w in self.worths], "replayed": self.replayed}
+        true = {"followed": [bool(w.followed) for w in self.worths], "whole": [w.whole for w in self.worths], "replayed": self.replayed}
         true["all three"] = [all(each) for each in zip(*true.values())]
         return {k: {"dreams": sum(v), "kept": sum(x and y.kept for x, y in zip(v, self.verdicts)), "auc": round(auc(np.array([y.score for y in self.verdicts]), np.array(v)), 4)} for k, v in true.items()}
 

@@ -879,6 +879,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'groot_cookbook.layout.whole': ('layout.html#whole', 'groot_cookbook/layout.py')},
             'groot_cookbook.measures': { 'groot_cookbook.measures.Sighting': ('measures.html#sighting', 'groot_cookbook/measures.py'),
                                          'groot_cookbook.measures.Worth': ('measures.html#worth', 'groot_cookbook/measures.py'),
+                                         'groot_cookbook.measures.Worth.whole': ('measures.html#worth.whole', 'groot_cookbook/measures.py'),
                                          'groot_cookbook.measures._chromaticity': ( 'measures.html#_chromaticity',
                                                                                     'groot_cookbook/measures.py'),
                                          'groot_cookbook.measures.examination': ('measures.html#examination', 'groot_cookbook/measures.py'),

@@ -308,7 +308,6 @@ def dreams_of(seed: int, dreamer: Dreamer, idm: InverseDynamics, steps: int = 6)
     scene = sample_scene(seed, float(rng.integers(2)))
     made = dream(dreamer, Tabletop().arrange(scene).look().rgb, scene.instruction, seed, steps=steps)
     w = worth(made.video, scene, label(idm, made.video, HZ).actions)
-    whole = w.permanence > .5                # a block may blur while it is carried; half the film is too much
-    answers = (int(w.picked is True), int(whole), 1 if w.replayed else -1, int(w.followed and whole and bool(w.replayed)), int(w.followed), 0 if w.followed else -1)
+    answers = (int(w.picked is True), int(w.whole), 1 if w.replayed else -1, int(w.followed and w.whole and bool(w.replayed)), int(w.followed), 0 if w.followed else -1)
     return [dict(kind="dream", frames=made.video[TIMES], notes=np.full((len(TIMES), 19), np.nan, np.float32), answers=list(answers), asked=scene.instruction,
                  wrong=other_instruction(rng, scene, str(rng.choice(["wrong block", "wrong bin"]))))]

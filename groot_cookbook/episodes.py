@@ -212,7 +212,7 @@ class Dataset(Sequence):
         self.layout = read_layout(path)
         self.path, self.fps, self.robot_type = self.layout.root, self.layout.fps, self.layout.robot_type
         self.modality, self.views = choose(self.layout, camera), views
-        self.checked: dict[str, Path] = {}                               # films whose paths were found to stay inside the folder
+        self.films: dict[tuple[str, float], tuple[Path, int]] = {}       # where an episode's film is, found to stay inside the folder, and its first frame there
 
     def __len__(self) -> int: return len(self.layout.entries)
 
@@ -239,8 +239,9 @@ class Dataset(Sequence):
         key = self.modality.cameras[camera or self.modality.video]
         name, begin = self.layout.entries[i].videos.get(key, ("", 0.0))
         if not name: raise CookbookError(f"episode {i} has no film of {key}", self.path, "Choose another camera")
-        if name not in self.checked: self.checked[name] = inside(self.path, name)
-        return read_frames(self.checked[name], np.asarray(list(indices), np.int64) + frame_at(self.checked[name], begin))
+        if (name, begin) not in self.films: self.films[name, begin] = (film := inside(self.path, name)), frame_at(film, begin)
+        film, first = self.films[name, begin]
+        return read_frames(film, np.asarray(list(indices), np.int64) + first)
 
     @property
     def names(self) -> dict[str, list[str]]: return {column: self.layout.names(column) for column in OWN_COLUMN.values()}   # of each number; [] where not told

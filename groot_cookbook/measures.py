@@ -60,6 +60,9 @@ class Worth:
     psnr: float | None = None       # dB, to the true rollout
     ssim: float | None = None
 
+    @property
+    def whole(self) -> bool: return self.permanence > .5             # a block may blur while it is carried; half the film is too much
+
 
 def followed(seen: dict[str, Sighting], scene: Scene, camera: Camera) -> bool:
     "Whether the last three frames show the instructed block in the instructed bin."
