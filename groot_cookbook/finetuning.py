@@ -5,7 +5,7 @@
 # %% ../nbs/06_flare_finetune.ipynb #c004
 from __future__ import annotations
 
-import copy, json, math, os
+import copy, math
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
@@ -15,8 +15,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
@@ -30,8 +28,8 @@ from .flare import alignment_loss, effective_rank, make_target
 from .policy import GrootPolicy
 
 # %% auto #0
-__all__ = ['Cache', 'joined', 'chunks', 'kept_frames', 'cache_features', 'Student', 'Recipe', 'Training', 'save_state',
-           'load_state', 'finetune', 'one_step', 'action_error']
+__all__ = ['Cache', 'joined', 'chunks', 'kept_frames', 'cache_features', 'Student', 'Recipe', 'Training', 'finetune', 'one_step',
+           'action_error']
 
 # %% ../nbs/06_flare_finetune.ipynb #c008
 @dataclass
@@ -50,6 +48,7 @@ class Cache:
     ids: Tensor | None = None             # (N, L) of the words: only where the backbone learns too
 
     def __len__(self) -> int: return len(self.state)
+    def tensors(self) -> list[Tensor]: return [v for v in vars(self).values() if isinstance(v, Tensor)]    # all there are
     def __repr__(self) -> str:
         n, l, d = self.features.shape
         return f"Cache({n} frames, {l} tokens of {d}, {self.features.nbytes / 1e6:.1f} MB)"
@@ -146,6 +145,8 @@ class Student(nn.Module):
         align = alignment_loss(foretold, self.target(batch["seen"]))
         return dict(total=flow + flare * align + self.target.learn(batch), flow=flow.detach(), align=align.detach(), foretold=foretold.detach().mean((1, 2)))
 
+    def handed_over(self) -> dict[str, nn.Parameter]: return {k: p for k, p in self.named_parameters() if k.startswith(("head.", "eyes."))}    # what the robot gets
+
     def taught(self, eyes: float) -> list[tuple[float, nn.Module]]: # the backbone's share of the learning rates -> every share and what it is for
         rest = nn.ModuleList(m for name, m in self.named_children() if name != "eyes")
         return [(1., rest)] if self.eyes is None else [(1., rest), (eyes, self.eyes)]
@@ -182,30 +183,6 @@ class Training:
     policy: GrootPolicy
     curve: list[dict[str, float]] = field(repr=False)
 
-# %% ../nbs/06_flare_finetune.ipynb #c025
-def save_state(path: Path, student: nn.Module, average: dict[str, Tensor], steppers: list, step: int, curve: list, recipe: Recipe) -> None:
-    "Weights, their average, what the optimizers remember and the curve in one safetensors file."
-    once = {k for k, _ in [*student.named_parameters(), *student.named_buffers()]}          # what is tied to another weight is there once
-    tensors = {f"model.{k}": v for k, v in student.state_dict().items() if k in once} | {f"average.{k}": v for k, v in average.items()}
-    tensors |= optimizer.remember(steppers, dict(student.named_parameters()))
-    note = {"step": str(step), "curve": json.dumps(curve), "recipe": json.dumps(asdict(recipe))}
-    part = path.with_name(f".{path.name}.part")
-    save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, part, metadata=note)
-    os.replace(part, path)
-
-
-def load_state(path: Path, student: nn.Module, average: dict[str, Tensor], steppers: list, recipe: Recipe) -> tuple[int, list]:
-    "Go on from a saved state: the step to do next and the curve so far; (0, []) where there is none."
-    if not path.is_file(): return 0, []
-    with safe_open(path, "pt") as f: note = f.metadata()
-    if json.loads(note["recipe"]) != asdict(recipe):
-        raise CookbookError("the saved state is of another training", path, "Delete it, or give the recipe it was made with")
-    saved, step = load_file(path), int(note["step"])
-    student.load_state_dict(student.state_dict() | {k[6:]: v for k, v in saved.items() if k.startswith("model.")})
-    for k, v in average.items(): v.copy_(saved[f"average.{k}"])
-    optimizer.recall(steppers, dict(student.named_parameters()), saved)
-    return step, json.loads(note["curve"])
-
 # %% ../nbs/06_flare_finetune.ipynb #c026
 def finetune(
     policy: GrootPolicy,                  # is not changed
@@ -226,12 +203,13 @@ def finetune(
         torch.manual_seed(r.seed)         # the projector's first weights
         student = Student(copy.deepcopy(policy.action_head), r.flare_layer, r.target if r.flare else "", data.n_image_tokens, eyes=copy.deepcopy(policy.backbone) if r.tune_backbone else None).train()
     student = accelerator.prepare(student)
-    bare, state = accelerator.unwrap_model(student), work and Path(work) / "state.safetensors"
+    bare = accelerator.unwrap_model(student)
     made = [o for share, part in bare.taught(r.tune_backbone) for o in optimizer.optimizers(part, r.lr * share, r.muon_lr * share, r.weight_decay)]
     steppers = accelerator.prepare(*made, device_placement=[False] * len(made))
-    handed = {k: p for k, p in bare.named_parameters() if k.startswith(("head.", "eyes."))}
-    average = {k: p.detach().clone() for k, p in handed.items()}
-    done, curve = load_state(state, bare, average, steppers, r) if state else (0, [])
+    handed, average = bare.handed_over(), {k: p.detach().clone() for k, p in bare.handed_over().items()}
+    held = {f"model.{k}": v for k, v in optimizer.weights(bare).items()} | {f"average.{k}": v for k, v in average.items()}
+    state = optimizer.State(work and Path(work) / "state.safetensors", held, steppers, dict(bare.named_parameters()), asdict(r), [*held.values(), *data.tensors()])
+    done, curve = state.load(step=0, curve=[]).values()
     bar = tqdm(islice(enumerate(sampler), done, stop or r.steps), initial=done, total=r.steps, desc="fine-tuning", unit="step", mininterval=5)
     fused_is_slow = accelerator.device.type == "cpu" and arithmetic(r.precision) == "bf16"     # its backward pass, in bfloat16 on a CPU
     with sdpa_kernel(SDPBackend.MATH) if fused_is_slow else nullcontext():
@@ -239,10 +217,9 @@ def finetune(
             losses = one_step(accelerator, student, steppers, data, [len(teleop) * k + i for k, i in drawn], r, step)
             torch._foreach_lerp_(list(average.values()), [p.detach() for p in handed.values()], 1 - min(r.ema, (1 + step) / (10 + step)))
             if step % max(1, r.steps // 50) == 0 or step == r.steps - 1:
-                foretold = losses.pop("foretold", None)
-                rank = {} if foretold is None else {"rank": round(effective_rank(foretold), 3)}
+                rank = {"rank": round(effective_rank(losses.pop("foretold")), 3)} if "foretold" in losses else {}
                 curve.append({"step": step, **{k: round(v.item(), 5) for k, v in losses.items()}, **rank})
-            if state and ((step + 1) % r.save_every == 0 or step + 1 == r.steps): save_state(state, bare, average, steppers, step + 1, curve, r)
+            if (step + 1) % r.save_every == 0 or step + 1 == r.steps: state.save(step=step + 1, curve=curve)
     tuned, learned = copy.deepcopy(policy), average if r.ema else handed
     for part, name in ((tuned.action_head, "head."), (tuned.backbone, "eyes.")):
         if own := {k.removeprefix(name): v for k, v in learned.items() if k.startswith(name)}: part.load_state_dict(part.state_dict() | own)

@@ -5,7 +5,7 @@
 # %% ../nbs/03_idm.ipynb #c004
 from __future__ import annotations
 
-import hashlib, json, time
+import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -13,14 +13,13 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from .core import CookbookError, autocast
 from .episodes import Episode, Normalizer
 from .idm_model import IDMConfig, InverseDynamics
+from .optimizer import State
 
 _all_ = ["IDMConfig", "InverseDynamics"]
 
@@ -131,8 +130,7 @@ def fit_idm(
     work: str | Path | None = None,  # keep state here and resume from it
 ) -> InverseDynamics:
     "Fit an inverse dynamics model; one clip in eight is kept apart to learn how much doubt is usual."
-    episodes = list(episodes)
-    config = start.config if start else config or configure(episodes)
+    config = start.config if start else config or configure(episodes := list(episodes))
     if not (episodes := [e for e in episodes if e.length > config.gap]): raise CookbookError(f"no episodes of more than {config.gap} frames", "idm", "Give at least two labelled clips")
     apart = episodes[::8] if len(episodes) > 1 else episodes
     pool = Pool.of([e for i, e in enumerate(episodes) if i % 8] or episodes, config)
@@ -141,8 +139,10 @@ def fit_idm(
         idm = InverseDynamics(replace(config)).to(memory_format=torch.channels_last)
     if start: idm.load_state_dict(start.state_dict())
     optimizer = torch.optim.AdamW(idm.parameters(), lr=lr, weight_decay=.01, betas=(.9, .99))
-    recipe = _recipe(config, episodes, start, steps=steps, batch=batch, lr=lr, spoiling=spoiling, seed=seed) if work else ""
-    done = _resume(idm, optimizer, work, recipe)
+    itself = dict(steps=steps, batch=batch, lr=lr, spoiling=spoiling, seed=seed, config=asdict(config))
+    learned_from = [*idm.state_dict().values(), *(a for e in episodes for a in (e.actions, e.frames))]
+    state = State(Path(work) / "state.safetensors" if work else None, idm.state_dict(), [optimizer], dict(idm.named_parameters()), itself, learned_from)
+    done = state.load(step=0)["step"]
     idm.train()
     end = time.monotonic() + 60 * minutes
     for step in tqdm(range(done, steps), desc="fit idm", unit="batch", mininterval=5, initial=done, total=steps, disable=steps < 1000):
@@ -154,44 +154,10 @@ def fit_idm(
         loss.backward()
         optimizer.step()
         late = time.monotonic() > end
-        if work and ((step + 1) % EVERY == 0 or late or step + 1 == steps): _keep(idm, optimizer, work, step + 1, recipe)
+        if (step + 1) % EVERY == 0 or late or step + 1 == steps: state.save(step=step + 1)
         if late: break
     idm.eval().config.unsure = max(usual_doubt(idm, apart), start.config.unsure if start else 0.)    # surer of one table is not surer of dreams
     return idm
-
-# %% ../nbs/03_idm.ipynb #c025
-def _recipe(config: IDMConfig, episodes: list[Episode], start: InverseDynamics | None, **settings) -> str:
-    "What makes a fit itself: its settings, and hashes of what it begins from and learns from."
-    h = hashlib.sha256()
-    for p in start.state_dict().values() if start else (): h.update(p.cpu().numpy().tobytes())
-    for e in episodes: h.update(e.actions.tobytes()); h.update(np.ascontiguousarray(e.frames).data)
-    return json.dumps({**settings, "config": asdict(config), "data": h.hexdigest()}, sort_keys=True, default=float)
-
-
-def _keep(idm: nn.Module, optimizer: torch.optim.Optimizer, work: str | Path, step: int, recipe: str) -> None:
-    "Weights, optimiser state and step, replaced in one go."
-    state = {f"model.{k}": v.contiguous() for k, v in idm.state_dict().items()}
-    state |= {f"optimizer.{i}.{k}": v.contiguous() for i, s in optimizer.state_dict()["state"].items() for k, v in s.items()}
-    Path(work).mkdir(parents=True, exist_ok=True)
-    save_file(state | {"step": torch.tensor(step)}, Path(work) / "state.part", metadata={"recipe": recipe})
-    (Path(work) / "state.part").replace(Path(work) / "state.safetensors")
-
-
-def _resume(idm: nn.Module, optimizer: torch.optim.Optimizer, work: str | Path | None, recipe: str) -> int:
-    "Load what `_keep` wrote, if anything; returns the number of steps done."
-    path = Path(work or "") / "state.safetensors"
-    if not (work and path.exists()): return 0
-    with safe_open(path, "pt") as f: known = (f.metadata() or {}).get("recipe")
-    if known != recipe: raise CookbookError("the saved state is of another fit", path, "Delete it, or give the clips and settings it was made with")
-    state = load_file(path)
-    idm.load_state_dict({k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")})
-    whole, moments = optimizer.state_dict(), {}
-    for name, v in state.items():
-        if name.startswith("optimizer."):
-            _, i, k = name.split(".")
-            moments.setdefault(int(i), {})[k] = v
-    optimizer.load_state_dict(whole | {"state": moments})
-    return int(state["step"])
 
 # %% ../nbs/03_idm.ipynb #c027
 @dataclass

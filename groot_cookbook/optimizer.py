@@ -5,11 +5,13 @@
 # %% ../nbs/06a_optimizer.ipynb #c003
 from __future__ import annotations
 
-import json, math, os, time
-from collections.abc import Sequence
+import hashlib, json, math, os, time
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -18,8 +20,8 @@ from torch import Tensor, nn
 from .core import CookbookError, has_bf16
 
 # %% auto #0
-__all__ = ['OUTER', 'MEMORY', 'orthogonal', 'Muon', 'is_inner', 'optimizers', 'step', 'remember', 'recall', 'Trainer', 'progress',
-           'resume', 'averaged']
+__all__ = ['OUTER', 'MEMORY', 'orthogonal', 'Muon', 'is_inner', 'optimizers', 'step', 'remember', 'recall', 'fingerprint',
+           'weights', 'State', 'Trainer', 'progress', 'resume', 'averaged']
 
 # %% ../nbs/06a_optimizer.ipynb #c0a2
 def orthogonal(x: Tensor, rounds: int = 5) -> Tensor: # (m, n) -> (m, n)
@@ -97,6 +99,57 @@ def recall(optimizers: Sequence[torch.optim.Optimizer], named: dict[str, nn.Para
             memory = {kind: t.to(p.device, copy=True) if kind == "step" else torch.empty_like(p).copy_(t) for kind, t in memory.items()}
             if memory: o.state[p] = memory
 
+
+def fingerprint(arrays: Iterable[Tensor | np.ndarray]) -> str:
+    "One hash of many arrays, by their bytes."
+    h = hashlib.sha256()
+    for a in arrays: h.update(torch.as_tensor(a).detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return h.hexdigest()
+
+# %% ../nbs/06a_optimizer.ipynb #c01b
+def weights(model: nn.Module) -> dict[str, Tensor]:
+    "What a model would save, each tensor once, whatever is tied to it."
+    saved = model.state_dict()
+    return {k: saved[k] for k, _ in [*model.named_parameters(), *model.named_buffers()] if k in saved}
+
+
+@dataclass
+class State:
+    "All that a training changes, to be saved and taken up again: its tensors, what its optimizers remember, and a note of what JSON can hold. Without a file nothing is kept."
+    file: Path | None
+    held: dict[str, Tensor]
+    optimizers: Sequence[torch.optim.Optimizer]
+    named: dict[str, nn.Parameter]            # whose memory the optimizers have
+    recipe: dict                              # what makes this training itself: the state of another is refused,
+    data: Iterable[Tensor | np.ndarray] = ()  # and one that learned from something else
+
+    def __post_init__(self):                  # now: the weights are among what it learns from, and will change
+        learned_from = {"data": fingerprint(self.data)} if self.file and self.data else {}
+        self.known = json.dumps(self.recipe | learned_from, sort_keys=True, default=float)
+
+    def save(self, **note) -> None:
+        "Replace the file in one move."
+        if not self.file: return
+        tensors = {k: v.detach().cpu().contiguous() for k, v in (self.held | remember(self.optimizers, self.named)).items()}
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        part = self.file.with_name(f".{self.file.name}.part")
+        save_file(tensors, part, metadata={"note": json.dumps(note), "recipe": self.known})
+        os.replace(part, self.file)
+
+    def load(self, **note) -> dict[str, Any]:
+        "Put everything back in place, and return the note that was saved; the one given where there is no file."
+        if not self.file or not self.file.is_file(): return note
+        with safe_open(self.file, "pt") as f:
+            about = f.metadata() or {}
+            if about.get("note") is None or about["recipe"] != self.known:
+                was, now = json.loads(about.get("recipe", "{}")), json.loads(self.known)
+                raise CookbookError(f"the saved state is of another training ({', '.join(k for k in now if was.get(k) != now[k]) or 'older code'})", self.file, "Delete it, or give what it was made with")
+            saved = {k: f.get_tensor(k) for k in f.keys()}
+        with torch.no_grad():
+            for k, v in self.held.items(): v.copy_(saved[k])
+        recall(self.optimizers, self.named, saved)
+        return json.loads(about["note"])
+
 # %% ../nbs/06a_optimizer.ipynb #c017
 @dataclass
 class Trainer:
@@ -116,7 +169,8 @@ class Trainer:
         self.named = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
         self.params, self.steppers = list(self.named.values()), optimizers(self.model, self.lr, weight_decay=.01)
         self.mean = [p.detach().clone() for p in self.params]
-        self.known = json.dumps({"lr": self.lr, "decay": self.decay, **self.recipe}, sort_keys=True)
+        held = {f"{kind}.{n}": t for kind, each in (("weight", self.params), ("mean", self.mean)) for n, t in zip(self.named, each)}
+        self.state = State(self.file, held, self.steppers, self.named, {"lr": self.lr, "decay": self.decay, **self.recipe})
         self.begun = self.saved = time.monotonic()
 
     def update(self, loss: Tensor, rate: float, figures: list[float] | None = None) -> None: # rate: of the peaks; figures: to log instead of the loss
@@ -132,13 +186,8 @@ class Trainer:
 
     def save(self) -> None:
         "Replace the state file in one move."
-        tensors = remember(self.steppers, self.named)
-        for (name, p), mean in zip(self.named.items(), self.mean): tensors |= {f"weight.{name}": p, f"mean.{name}": mean}
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        part = self.file.with_suffix(".part")
-        note = {"state": json.dumps([self.step, self.phase, self.seconds, self.log]), "recipe": self.known}
-        save_file({k: v.detach().contiguous() for k, v in tensors.items()}, part, metadata=note)
-        os.replace(part, self.file); self.saved = time.monotonic()
+        self.state.save(step=self.step, phase=self.phase, seconds=self.seconds, log=self.log)
+        self.saved = time.monotonic()
 
 # %% ../nbs/06a_optimizer.ipynb #c019
 def progress(trainer: Trainer, steps: int, minutes: float = 0.) -> float:
@@ -148,14 +197,7 @@ def progress(trainer: Trainer, steps: int, minutes: float = 0.) -> float:
 
 def resume(trainer: Trainer) -> Trainer:
     "Go on from the state file if there is one, and it is of this training."
-    if not trainer.file.exists(): return trainer
-    with safe_open(trainer.file, "pt") as f, torch.no_grad():
-        if (found := f.metadata().get("recipe")) != trainer.known:
-            raise CookbookError(f"the saved state is of another training: {found}, not {trainer.known}", trainer.file, "Delete it, or give the parameters it was made with")
-        trainer.step, trainer.phase, trainer.seconds, trainer.log = json.loads(f.metadata()["state"])
-        saved = {k: f.get_tensor(k) for k in f.keys()}
-        for (name, p), mean in zip(trainer.named.items(), trainer.mean): p.copy_(saved[f"weight.{name}"]); mean.copy_(saved[f"mean.{name}"])
-    recall(trainer.steppers, trainer.named, saved)
+    for k, v in trainer.state.load().items(): setattr(trainer, k, v)
     trainer.begun = trainer.saved = time.monotonic()
     return trainer
 

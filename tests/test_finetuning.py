@@ -250,7 +250,8 @@ def test_resumed_is_uninterrupted(policy, teleop, dreams, tmp_path, precision, t
     again = finetune(policy, teleop, dreams, recipe, tmp_path)
     assert whole.curve == again.curve
     for (name, a), b in zip(whole.policy.state_dict().items(), again.policy.state_dict().values()): assert torch.equal(a, b), name
-    with pytest.raises(CookbookError, match="another training"): finetune(policy, teleop, dreams, replace(recipe, lr=1.0), tmp_path)
+    with pytest.raises(CookbookError, match=r"another training \(lr\)"): finetune(policy, teleop, dreams, replace(recipe, lr=1.0), tmp_path)
+    with pytest.raises(CookbookError, match=r"another training \(data\)"): finetune(policy, teleop, None, recipe, tmp_path)
 
 
 def test_training_learns_and_leaves_the_rest_alone(policy, teleop):

@@ -12,6 +12,7 @@ from groot_cookbook.core import CookbookError
 from groot_cookbook.episodes import Dataset, Episode, Modality, at_rate
 from groot_cookbook.idm import (IDMConfig, InverseDynamics, best_lag, configure, fit_idm, label, label_dream, measure, pairs, prepare,
                                 spoil, usual_doubt)
+from groot_cookbook.optimizer import State
 
 
 def clip(T=24, A=4, size=16, fps=10., seed=0, still=True):
@@ -115,16 +116,16 @@ def test_fit_label_save_load(tmp_path, settings_):
 
 def test_fitting_is_deterministic_and_resumes_to_the_same_weights(tmp_path, monkeypatch):
     import groot_cookbook.idm as module
-    config, keep = configure(CLIPS, **SMALL), module._keep
+    config, save = configure(CLIPS, **SMALL), State.save
     whole = fit_idm(CLIPS, config, steps=8, batch=8, seed=3)
     monkeypatch.setattr(module, "EVERY", 2)
     calls = []
 
-    def killed(*args):
-        keep(*args)
-        calls.append(args[3])
-        if args[3] == 4: raise KeyboardInterrupt
-    monkeypatch.setattr(module, "_keep", killed)
+    def killed(state, step):
+        save(state, step=step)
+        if state.file: calls.append(step)
+        if step == 4: raise KeyboardInterrupt
+    monkeypatch.setattr(State, "save", killed)
     with pytest.raises(KeyboardInterrupt): fit_idm(CLIPS, config, steps=8, batch=8, seed=3, work=tmp_path)
     taken_up = fit_idm(CLIPS, config, steps=8, batch=8, seed=3, work=tmp_path)
     assert calls == [2, 4, 6, 8]
@@ -206,7 +207,7 @@ def test_a_fit_is_resumed_only_by_itself(tmp_path):
     fit_idm(CLIPS, config, steps=2, batch=4, seed=3, work=tmp_path)
     same = fit_idm(CLIPS, config, steps=2, batch=4, seed=3, work=tmp_path)
     for other in (dict(seed=4), dict(lr=1e-3), dict(steps=3), dict(start=same), dict(config=replace(config, width=16)), dict(episodes=CLIPS[:3])):
-        with pytest.raises(CookbookError, match="another fit"): fit_idm(**{**dict(episodes=CLIPS, config=config, steps=2, batch=4, seed=3, work=tmp_path), **other})
+        with pytest.raises(CookbookError, match="another training"): fit_idm(**{**dict(episodes=CLIPS, config=config, steps=2, batch=4, seed=3, work=tmp_path), **other})
 
 
 def test_clips_too_short_to_be_read_are_left_out(tmp_path):

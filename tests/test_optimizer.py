@@ -1,10 +1,11 @@
 "The optimizers of every training: who gets what, and a training that can be killed at any step."
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from groot_cookbook.core import CookbookError
-from groot_cookbook.optimizer import Muon, Trainer, averaged, is_inner, resume
+from groot_cookbook.optimizer import Muon, Trainer, averaged, fingerprint, is_inner, resume
 
 
 class LateSecond(nn.Module):
@@ -41,7 +42,15 @@ def test_a_state_of_another_training_is_refused(tmp_path):
     train(trainer(tmp_path, recipe={"seed": 0}), 2).save()
     assert resume(trainer(tmp_path, recipe={"seed": 0})).step == 2
     with pytest.raises(CookbookError, match="another training"): resume(trainer(tmp_path, recipe={"seed": 1}))
-    with pytest.raises(CookbookError, match="another training"): resume(trainer(tmp_path, lr=2e-3, recipe={"seed": 0}))
+    with pytest.raises(CookbookError, match=r"another training \(lr\)"): resume(trainer(tmp_path, lr=2e-3, recipe={"seed": 0}))
+    save_file({"weight.first.weight": torch.zeros(16, 16)}, tmp_path / "state.safetensors")
+    with pytest.raises(CookbookError, match="another training"): resume(trainer(tmp_path))
+
+
+@pytest.mark.parametrize("change", [lambda a: [*a, torch.zeros(1)], lambda a: a[:1], lambda a: [a[0] + 1, *a[1:]], lambda a: [a[0].bfloat16(), *a[1:]], lambda a: [~a[1], a[0]]])
+def test_a_fingerprint_tells_arrays_apart(change):
+    arrays = [torch.arange(6.).reshape(2, 3), torch.tensor([True, False])]
+    assert fingerprint(arrays) == fingerprint([a.numpy() for a in arrays]) != fingerprint(change(arrays))
 
 
 def test_nan_ends_the_training_and_spares_the_state(tmp_path):
