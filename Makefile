@@ -23,7 +23,7 @@ test: $(READY)           ## chapters by papermill, the notebooks between them an
 	$(BIN)/nbdev-test nbs --n-workers 0 --file-re '^[0-9]+[a-z]_'
 	$(BIN)/ruff check groot_cookbook tests benchmarks workshop docs
 	$(BIN)/ruff check --isolated --select F401 --exclude nbs/05_policy.ipynb nbs
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 bench: $(READY)          ## measure speed and memory on this machine into data/results/
 	$(BIN)/python benchmarks/bench.py

@@ -696,6 +696,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'groot_cookbook.idm.best_lag': ('idm.html#best_lag', 'groot_cookbook/idm.py'),
                                     'groot_cookbook.idm.configure': ('idm.html#configure', 'groot_cookbook/idm.py'),
                                     'groot_cookbook.idm.fit_idm': ('idm.html#fit_idm', 'groot_cookbook/idm.py'),
+                                    'groot_cookbook.idm.knows': ('idm.html#knows', 'groot_cookbook/idm.py'),
                                     'groot_cookbook.idm.label': ('idm.html#label', 'groot_cookbook/idm.py'),
                                     'groot_cookbook.idm.label_dream': ('idm.html#label_dream', 'groot_cookbook/idm.py'),
                                     'groot_cookbook.idm.measure': ('idm.html#measure', 'groot_cookbook/idm.py'),

@@ -198,7 +198,7 @@ def vae_step(trainer: Trainer, clips: Clips, steps: int, minutes: float = 0., se
     phase = next(i for i, (until, *_) in enumerate(phases) if at < until)
     if phase and not trainer.phase and phases[0][1] == 1:        # single images no longer
         start_clips(trainer.model)
-        trainer.mean = [p.detach().clone() for p in trainer.params]
+        torch._foreach_copy_(trainer.mean, [p.detach() for p in trainer.params])         # in place: these tensors are what gets saved
     trainer.phase = phase
     _, frames, batch = phases[phase]
     video, moment = draw(clips, frames, batch, rng)

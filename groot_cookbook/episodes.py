@@ -349,7 +349,7 @@ def write_seeds(episodes: Iterable[Episode], folder: Path) -> Path:
     "First frames with their instructions: what a world model dreams from."
     from PIL import Image
     folder.mkdir(parents=True)
-    table = [{"image": f"{i:03d}.png", "instruction": e.instruction, "seed": i, "shift": 0.0, "frame": e.frames[0]} for i, e in enumerate(episodes)]
+    table = [{"image": f"{i:03d}.png", "instruction": e.instruction, "seed": i, "shift": 0.0, "frame": e.frames[0].copy()} for i, e in enumerate(episodes)]
     for row in table: Image.fromarray(row.pop("frame")).save(folder / row["image"])
     write_json(folder / "seeds.json", table)
     return folder

@@ -219,7 +219,7 @@ def finetune(
             if step % max(1, r.steps // 50) == 0 or step == r.steps - 1:
                 rank = {"rank": round(effective_rank(losses.pop("foretold")), 3)} if "foretold" in losses else {}
                 curve.append({"step": step, **{k: round(v.item(), 5) for k, v in losses.items()}, **rank})
-            if (step + 1) % r.save_every == 0 or step + 1 == r.steps: state.save(step=step + 1, curve=curve)
+            if ((step + 1) % r.save_every == 0 or step + 1 == r.steps) and accelerator.is_main_process: state.save(step=step + 1, curve=curve)
     tuned, learned = copy.deepcopy(policy), average if r.ema else handed
     for part, name in ((tuned.action_head, "head."), (tuned.backbone, "eyes.")):
         if own := {k.removeprefix(name): v for k, v in learned.items() if k.startswith(name)}: part.load_state_dict(part.state_dict() | own)

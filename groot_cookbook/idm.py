@@ -25,7 +25,7 @@ _all_ = ["IDMConfig", "InverseDynamics"]
 
 # %% auto #0
 __all__ = ['EVERY', 'pairs', 'configure', 'prepare', 'spoil', 'Pool', 'fit_idm', 'Labels', 'label', 'usual_doubt', 'Dimension',
-           'Reading', 'best_lag', 'measure', 'traces', 'label_dream', 'IDMConfig', 'InverseDynamics']
+           'Reading', 'best_lag', 'measure', 'knows', 'traces', 'label_dream', 'IDMConfig', 'InverseDynamics']
 
 # %% ../nbs/03_idm.ipynb #c013
 def pairs(episode: Episode, gap: int = 1): # (first frames, frames `gap` later, the `gap` actions between): (N, H, W, 3) twice, (N, gap, A)
@@ -279,6 +279,12 @@ def _rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
     "Spearman's: do large values of `a` go with large values of `b`?"
     if a.std() == 0 or b.std() == 0: return 0.0
     return float(np.corrcoef(a.argsort().argsort(), b.argsort().argsort())[0, 1])
+
+# %% ../nbs/03_idm.ipynb #c036a
+def knows(idm: InverseDynamics, config: IDMConfig, episodes: Iterable[Episode], least: float = .8) -> bool:
+    "Whether an IDM is for this robot: the same action vector and clock as in `config`, and demonstrations are read with an R² of at least `least` in every moving dimension."
+    same = all(getattr(idm.config, k) == getattr(config, k) for k in ("action_dim", "fps", "keys"))
+    return same and measure(idm, episodes).worst_r2 >= least
 
 # %% ../nbs/03_idm.ipynb #c040
 def traces(labels: Labels, actions: np.ndarray, dimensions: list[int], names: list[str], fps: float):

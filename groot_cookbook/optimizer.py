@@ -103,7 +103,7 @@ def recall(optimizers: Sequence[torch.optim.Optimizer], named: dict[str, nn.Para
 def fingerprint(arrays: Iterable[Tensor | np.ndarray]) -> str:
     "One hash of many arrays, by their bytes."
     h = hashlib.sha256()
-    for a in arrays: h.update(torch.as_tensor(a).detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    for a in arrays: h.update(torch.as_tensor(a if isinstance(a, Tensor) else np.ascontiguousarray(a)).detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return h.hexdigest()
 
 # %% ../nbs/06a_optimizer.ipynb #c01b

@@ -28,8 +28,8 @@ from .optimizer import Trainer, averaged, resume
 from .workspace import COLOURS, FRAMES, INSTRUCTION, SIDES
 
 # %% auto #0
-__all__ = ['SPECIAL', 'CHAT', 'GROUNDING', 'build_tokenizer', 'build_processor', 'build_tiny_reason', 'see', 'chat', 'Packed',
-           'answers', 'soften', 'Training', 'auxiliary_loss', 'happenings', 'event_loss', 'ground', 'mirror',
+__all__ = ['SPECIAL', 'CHAT', 'GROUNDING', 'COLUMNS', 'build_tokenizer', 'build_processor', 'build_tiny_reason', 'see', 'chat',
+           'Packed', 'answers', 'soften', 'Training', 'auxiliary_loss', 'happenings', 'event_loss', 'ground', 'mirror',
            'batch_of', 'draw', 'train', 'examine', 'marks', 'save_critic']
 
 # %% ../nbs/train/92_tiny_reason.ipynb #c007
@@ -249,6 +249,9 @@ def ground(notes: np.ndarray, rng) -> tuple[str, int]:  # (T, 19)
 def mirror(text: str) -> str: return text.replace("left", "\0").replace("right", "left").replace("\0", "right")  # left for right, right for left
 
 
+COLUMNS = [1, 4, 7, 10, 13, 15, 17]      # of a note, those that say how far to the right something is: four blocks, the fingertips, two bins
+
+
 def batch_of(table: dict, rows: np.ndarray, rng=None):
     "Frames 0..1, questions, answers and notes of some clips; with an rng, half of them mirrored, and two questions of grounding each."
     frames = torch.from_numpy(table["frames"][rows]).permute(0, 1, 4, 2, 3).float() / 255
@@ -257,7 +260,7 @@ def batch_of(table: dict, rows: np.ndarray, rng=None):
     for b in range(len(rows) if rng else 0):
         if rng.random() < .5:
             frames[b], questions[b] = frames[b].flip(-1), [mirror(q) for q in questions[b]]
-            notes[b][:, [1, 4, 7, 10, 14, 15, 17]] = 63 / 64 - notes[b][:, [1, 4, 7, 10, 14, 15, 17]]
+            notes[b][:, COLUMNS] = 63 / 64 - notes[b][:, COLUMNS]
             notes[b][:, 15:] = notes[b][:, [17, 18, 15, 16]]
         for _ in range(2):
             asked, answer = ground(notes[b], rng) if np.isfinite(notes[b]).all() else (GROUNDING[2].format(colour="red"), -1)
