@@ -59,5 +59,5 @@ $(READY): settings.ini setup.py pyproject.toml constraints.txt
 	@touch $@
 
 clean:                   ## remove runs and caches; the environment and the checkpoints stay
-	rm -rf runs build dist _docs _workshop _offline .pytest_cache .hypothesis .ruff_cache .mypy_cache *.egg-info
+	rm -rf runs build dist _docs _workshop* _offline .pytest_cache .hypothesis .ruff_cache .mypy_cache *.egg-info
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -13,6 +13,7 @@ from fastcore.docments import docments
 from PIL import Image
 
 import groot_cookbook
+from groot_cookbook import core
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = {p.stem: p.relative_to(ROOT / "nbs") for p in sorted((ROOT / "nbs").rglob("[0-9]*.ipynb"))}
@@ -162,7 +163,7 @@ def tree(caption: str, pages: list[str], depth: int = 1) -> str:
 
 
 def main(out: Path) -> None:
-    shutil.rmtree(out, ignore_errors=True)
+    shutil.rmtree(core.only_own(out, "gallery.md"), ignore_errors=True)
     out.mkdir(parents=True)
     figures = {stem: chapter(page, out) for stem, page in NOTEBOOKS.items()}
     (out / "gallery.md").write_text(gallery(figures), encoding="utf-8")

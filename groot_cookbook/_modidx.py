@@ -1060,6 +1060,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                         'groot_cookbook/validation.py'),
                                            'groot_cookbook.validation.check_clock': ( 'validation.html#check_clock',
                                                                                       'groot_cookbook/validation.py'),
+                                           'groot_cookbook.validation.check_columns': ( 'validation.html#check_columns',
+                                                                                        'groot_cookbook/validation.py'),
                                            'groot_cookbook.validation.check_counts': ( 'validation.html#check_counts',
                                                                                        'groot_cookbook/validation.py'),
                                            'groot_cookbook.validation.check_episode': ( 'validation.html#check_episode',

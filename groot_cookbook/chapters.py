@@ -1,7 +1,7 @@
 """The numbered notebooks as the runner sees them: what they promise, what their `parameters` cells declare, what a profile tells them."""
 from __future__ import annotations
 
-import ast, io, json, tokenize
+import ast, io, json, re, tokenize
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,9 +38,10 @@ class Parameter:
     def parse(self, text: str, where: str):
         "The same from a command line."
         if isinstance(self.default, str): return text
+        if type(self.default) is int and re.fullmatch(r"[+-]?\d+", text): return int(text)           # YAML would read 010 as eight,
         try: value = yaml.safe_load(text)
         except yaml.YAMLError: value = text
-        return self.accept(value, where)
+        return self.accept(text if type(value) is int is type(self.default) else value, where)      # and 1:20 as eighty
 
 
 @dataclass(frozen=True)

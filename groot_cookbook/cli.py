@@ -140,6 +140,9 @@ def do_convert(args) -> int:
     runner.check_dataset(args.path)
     if Path(args.out).exists(): raise CookbookError("the folder exists already", args.out, "Choose another folder with --out")
     written = convert(args.path, args.out, args.to)
+    had, has = (Dataset(p).layout.features for p in (args.path, written))
+    if lost := [c for c in had if c not in has]: print(f"not carried over: {', '.join(lost)}", file=sys.stderr)
+    if made := [c for c in had if c in has and c.startswith("next.")]: print(f"written anew, not copied: {', '.join(made)}", file=sys.stderr)
     print(f"{len(Dataset(written))} episodes written as LeRobot {args.to} to {_short(written)}")
     return 0
 

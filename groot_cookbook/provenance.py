@@ -5,7 +5,7 @@
 # %% ../nbs/02b_provenance.ipynb #s004
 from __future__ import annotations
 
-import json, os, tempfile
+import json, os, shutil, tempfile
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -48,7 +48,7 @@ def certificate(subject: str, key: ec.EllipticCurvePrivateKey, issuer: str, by: 
 
 
 def make_identity(folder: Path) -> Path:
-    "A key and a chain of two certificates in `folder`, which must not exist; its root's key is never written."
+    "A key and a chain of two certificates in `folder`, unless another has made it meanwhile; its root's key is never written."
     root, leaf = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
     chain = certificate(LEAF, leaf, ROOT, root), certificate(ROOT, root, ROOT, root)
     try:
@@ -56,7 +56,10 @@ def make_identity(folder: Path) -> Path:
         part = Path(tempfile.mkdtemp(prefix=".signer.", dir=folder.parent))            # readable by its owner only
         (part / "chain.pem").write_bytes(b"".join(c.public_bytes(serialization.Encoding.PEM) for c in chain))
         (part / "key.pem").write_bytes(leaf.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()))
-        part.rename(folder)
+        try: part.rename(folder)
+        except OSError:
+            shutil.rmtree(part)
+            if not folder.is_dir(): raise                                               # otherwise another run was quicker, and its certificate is as good
     except OSError as e: raise CookbookError(f"a signing certificate cannot be kept here ({e.strerror})", folder, "Name a folder that holds chain.pem and key.pem in GROOT_COOKBOOK_SIGNER") from e
     return folder
 

@@ -109,7 +109,7 @@ def build(out: Path, root: Path = ROOT) -> Path:
             f"<title>{escape(out.name)}: GR00T cookbook</title><style>{CSS}</style><main>", f"<h1>The data engine, run <em>{escape(out.name)}</em></h1>",
             f"<p class='soft'>Made by <code>{escape(about.get('command', 'groot-cookbook'))}</code>, profile <b>{escape(about.get('profile', 'unknown'))}</b>. "
             f"{sum(m.seconds for m in made):.0f} s in all; the largest process held {max((m.manifest.peak_mb for m in made if m.manifest), default=0)} MB.</p>", _overview(made)]
-    page += [_section(m, about.get("params", {}).get(m.chapter.name, {}), out) for m in made]
+    page += [_section(m, {**about.get("params", {}).get(m.chapter.name, {}), **(m.manifest.params if m.manifest else {})}, out) for m in made]       # those that made it, whatever the last command said
     page.append(_versions(made))
     part = out / ".report.html.part"
     part.write_text("\n".join([*page, "</main></html>"]), encoding="utf-8")

@@ -255,8 +255,10 @@ def prepare(profile="smoke", out=None, start=None, only=(), dataset=None, sets=(
         dataset = check_dataset(dataset)
         sets[:0] = [f"{c.name}.dataset={dataset}" for c in available if "dataset" in c.parameters()]
     params = resolve(available, blocks, f"nbs/params/{profile}.yaml", sets)
-    selected = [pick(available, o) for o in only] if only else [c for c in available if c.name.startswith(SPINE)]
-    if start: selected = [c for c in selected if c.name >= pick(available, start).name]
+    picked = [pick(available, o) for o in only] or [c for c in available if c.name.startswith(SPINE)]
+    first = pick(available, start).name if start else ""
+    selected = [c for c in available if c in picked and c.name >= first]
+    if not selected: raise CookbookError(f"no chapter is left to run from {first} on", "--from", f"Name one no later than {picked[-1].name}, or say --only {first[:2]}")
     limits = {**LIMITS, **blocks.get("limits", {}), **{k: v for k, v in (("cell", cell_limit), ("chapter", chapter_limit)) if v}}
     folder = Path(out).expanduser() if out else root / "runs" / (f"{profile}-{dataset.name}" if dataset else profile)
     return Run(folder.resolve(), params, selected, limits, root=root, about={**about, "profile": profile}, **rest)
@@ -266,7 +268,7 @@ def check_dataset(path: str | Path) -> Path:
     "The absolute path of a dataset that can be read; its warts are named, its errors end here."
     path = Path(path).expanduser().resolve()
     if not path.is_dir(): raise CookbookError("no such dataset folder", path, "Give the folder that holds meta/, data/ and videos/")
-    from .episodes import validate
+    from .episodes import Dataset, validate
     findings = validate(path)
     for f in findings:
         if f.severity != "error": print(f"dataset, {f}", file=sys.stderr)
@@ -274,4 +276,5 @@ def check_dataset(path: str | Path) -> Path:
     if errors:
         more = f" (and {len(errors) - 1} more: groot-cookbook validate {path})" if len(errors) > 1 else ""
         raise CookbookError(f"{errors[0].what}{more}", errors[0].file, errors[0].do)
+    if "action" not in Dataset(path).layout.features: raise CookbookError("declares no column action, so nothing can be learned from it", path / "meta" / "info.json", "Record actions as action: GR00T and the policy here read them there")
     return path

@@ -20,8 +20,8 @@ from .writing import summarise
 
 # %% auto #0
 __all__ = ['MOST', 'RESTORE', 'INFO', 'MEASURED', 'Finding', 'warning', 'check_counts', 'check_places', 'check_tasks',
-           'check_modality', 'check_cameras', 'absent_cameras', 'check_stats', 'check_rows', 'check_clock',
-           'check_sentence', 'check_film', 'letterbox', 'check_episode', 'annotation', 'validate']
+           'check_modality', 'check_cameras', 'check_columns', 'absent_cameras', 'check_stats', 'check_rows',
+           'check_clock', 'check_sentence', 'check_film', 'letterbox', 'check_episode', 'annotation', 'validate']
 
 # %% ../nbs/01d_validation.ipynb #c008
 @dataclass(frozen=True)
@@ -123,6 +123,15 @@ def check_cameras(layout: Layout, absent: list[str]) -> Iterator[Finding]:
         alone, named = len(absent) == len(layout.cameras), next((e.videos[camera][0] for e in layout.entries if camera in e.videos), "")
         yield Finding(INFO, f"camera {camera} is declared, but has no files" + (f" (no {named})" if alone and named else ""), f"Restore its films, or correct what {layout.episode_table} says of them" if alone else "Remove it from features, or restore its films; the other camera is used",
                       "error" if alone else "warning")
+
+
+def check_columns(layout: Layout) -> Iterator[Finding]:
+    "Columns that are looked for and not there, and numbers that are there and not looked for."
+    declared = [c for c in OWN_COLUMN.values() if c in layout.features]                     # neither: films to look at, as dreams are
+    for part, column in OWN_COLUMN.items():
+        if declared and column not in declared: yield warning(INFO, f"declares no column {column}", f"Record {part}s as {column}: GR00T and the policy here read it there")
+    spare = [c for c, f in layout.features.items() if str(f.get("dtype")).startswith("float") and c not in (*OWN_COLUMN.values(), "timestamp") and not c.startswith("next.")]
+    if spare: yield warning(INFO, f"columns {', '.join(spare[:4])} are not read", "Put what a policy should know or do into observation.state or action")
 
 
 def absent_cameras(layout: Layout) -> list[str]:
@@ -288,7 +297,7 @@ def validate(path: str | Path) -> list[Finding]:
         layout = read_layout(root)
         absent = absent_cameras(layout)
         cameras = [c for c in layout.cameras if c not in absent]
-        checks = [check_counts(layout), check_places(layout), check_tasks(layout), check_modality(layout), check_cameras(layout, absent)]
+        checks = [check_counts(layout), check_places(layout), check_tasks(layout), check_modality(layout), check_columns(layout), check_cameras(layout, absent)]
         note = annotation(layout)
         checks += [check_episode(layout, e, cameras, note, rows) for e in layout.entries] + [check_stats(layout, rows)]
     except Exception as e: checks = [_failed(e, root)]

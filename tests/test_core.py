@@ -111,6 +111,15 @@ def test_a_missing_stage_says_how_to_make_it(tmp_path):
     with pytest.raises(CookbookError, match="has not been run. Run it first: groot-cookbook run --only 03"): core.require(tmp_path, "03_idm")
 
 
+def test_only_a_folder_of_its_kind_is_replaced(tmp_path):
+    for name in ("absent", "empty", "ours", "theirs"):
+        if name != "absent": (tmp_path / name).mkdir()
+    (tmp_path / "ours" / "learners").mkdir(); (tmp_path / "theirs" / "slides.txt").touch(); (tmp_path / "file").touch()
+    for name in ("absent", "empty", "ours"): assert core.only_own(tmp_path / name, "learners") == tmp_path / name
+    for name in ("theirs", "file"):
+        with pytest.raises(CookbookError, match="something else stands here"): core.only_own(tmp_path / name, "learners")
+
+
 def altered(**values) -> str: return json.dumps({"stage": "03_idm", "params": {}, "inputs": {}, "code": "c", "outputs": {}, **values})
 
 

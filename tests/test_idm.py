@@ -8,11 +8,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from groot_cookbook import core
 from groot_cookbook.core import CookbookError
-from groot_cookbook.episodes import Dataset, Episode, Modality, at_rate
-from groot_cookbook.idm import (IDMConfig, InverseDynamics, best_lag, configure, fit_idm, label, label_dream, measure, pairs, prepare,
+from groot_cookbook.episodes import TABLETOP, Dataset, Episode, Modality, at_rate
+from groot_cookbook.idm import (IDMConfig, InverseDynamics, best_lag, configure, fit_idm, knows, label, label_dream, measure, pairs, prepare,
                                 spoil, usual_doubt)
 from groot_cookbook.optimizer import State
+from groot_cookbook.workspace import demonstrate, seeds
 
 
 def clip(T=24, A=4, size=16, fps=10., seed=0, still=True):
@@ -208,6 +210,14 @@ def test_a_fit_is_resumed_only_by_itself(tmp_path):
     same = fit_idm(CLIPS, config, steps=2, batch=4, seed=3, work=tmp_path)
     for other in (dict(seed=4), dict(lr=1e-3), dict(steps=3), dict(start=same), dict(config=replace(config, width=16)), dict(episodes=CLIPS[:3])):
         with pytest.raises(CookbookError, match="another training"): fit_idm(**{**dict(episodes=CLIPS, config=config, steps=2, batch=4, seed=3, work=tmp_path), **other})
+
+
+def test_an_idm_knows_its_own_robot_only():
+    idm, clips = InverseDynamics.from_pretrained(core.checkpoint("tiny-idm")), [demonstrate(s) for s in seeds("heldout", 2)]
+    config = configure(clips, TABLETOP)
+    assert knows(idm, config, clips) and not knows(idm, replace(config, fps=20.), clips) and not knows(idm, configure(clips), clips)
+    another = [replace(e, actions=np.ascontiguousarray(e.actions[:, [1, 2, 3, 4, 5, 0, 6]])) for e in clips]       # as many numbers under the same names, and other joints
+    assert not knows(idm, configure(another, TABLETOP), another)
 
 
 def test_clips_too_short_to_be_read_are_left_out(tmp_path):

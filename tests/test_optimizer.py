@@ -1,4 +1,5 @@
 "The optimizers of every training: who gets what, and a training that can be killed at any step."
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -51,6 +52,7 @@ def test_a_state_of_another_training_is_refused(tmp_path):
 def test_a_fingerprint_tells_arrays_apart(change):
     arrays = [torch.arange(6.).reshape(2, 3), torch.tensor([True, False])]
     assert fingerprint(arrays) == fingerprint([a.numpy() for a in arrays]) != fingerprint(change(arrays))
+    assert fingerprint([np.arange(6)[::-1]]) == fingerprint([np.arange(6)[::-1].copy()])
 
 
 def test_nan_ends_the_training_and_spares_the_state(tmp_path):

@@ -1,5 +1,6 @@
 "Provenance: what a dream records travels with its film, and cannot be changed unnoticed."
 import os, stat
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -19,6 +20,12 @@ def dreamt(height: int = 64, **but) -> Dream:
     facts = dict(video=rng.integers(0, 255, (9, height, 64, 3), dtype=np.uint8), seed_image=rng.integers(0, 255, (48, 80, 3), dtype=np.uint8), instruction="pick up the »red« block, 你好", generator="Cosmos2_5_PredictBasePipeline",
                  checkpoint="tiny-cosmos", checkpoint_sha="ab" * 32, seed=2**53 + 1, fps=10., steps=6, guidance=1.5)
     return Dream(**facts | but)
+
+
+def test_first_runs_side_by_side_share_one_certificate(tmp_path):
+    folder = tmp_path / "shared" / "signer"
+    with ThreadPoolExecutor(4) as pool: made = list(pool.map(make_identity, [folder] * 4))
+    assert made == [folder] * 4 and {p.name for p in folder.iterdir()} == {"chain.pem", "key.pem"} and list(folder.parent.iterdir()) == [folder]
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from groot_cookbook import chapters, core, runner
+from groot_cookbook import chapters, core, report, runner
 from groot_cookbook.core import CookbookError, Manifest
 
 PACKAGE = Path(core.__file__).parent
@@ -116,6 +116,11 @@ def test_a_run_its_resume_and_its_report(complete):
     assert "3.txt is missing or altered" in mended.stdout and mended.stdout.count("unchanged") == 1       # same numbers again, so 01 stays
     assert go(project, "--profile", "laptop", "--out", str(out), "--only", "00").returncode == 0
     assert Manifest.read(out, "00_first").params == {"seed": 7, "rate": .001}
+    about = json.loads((out / "run.json").read_text())
+    about["params"]["00_first"]["seed"] = 99                       # another command, which did not run this chapter
+    (out / "run.json").write_text(json.dumps(about))
+    page = report.build(out, project).read_text()
+    assert "<td>seed</td><td>7</td>" in page and "<td>99</td>" not in page
     assert "made from other inputs" in (r := go(project, "--from", "01")).stdout or "inputs changed" in r.stdout
 
 
@@ -127,9 +132,20 @@ def test_threads_that_wait_sleep_soon_unless_the_user_wants_them_awake(project, 
     assert go(project, "-p", "second.factor=3").returncode == 0 and told() == "300000"
 
 
+@pytest.mark.parametrize("text, value", [("010", 10), ("08", 8), ("-3", -3), ("+4", 4)])
+def test_a_whole_number_is_read_as_people_write_it(project, text, value):
+    assert runner.prepare(sets=[f"00.seed={text}"], root=project).params["00_first"]["seed"] == value
+
+
+def test_chapters_run_in_the_order_of_the_book(project):
+    names = lambda **said: [c.name for c in runner.prepare(root=project, **said).selected]
+    assert names(only=["01", "00", "01"]) == names() == ["00_first", "01_second"] and names(start="01") == ["01_second"]
+    with pytest.raises(CookbookError, match="no chapter is left to run"): names(only=["00"], start="01")
+
+
 @pytest.mark.parametrize("sets, message", [
     (["03.seed=1"], "no chapter '03'"), (["00.sed=1"], "declares: run, seed, rate"), (["00.seed=1.5"], "seed is declared as int"),
-    (["00.seed=true"], "seed is declared as int"), (["00.seed"], "CHAPTER.name=value"), (["00.rate=[1]"], "rate is declared as float")])
+    (["00.seed=true"], "seed is declared as int"), (["00.seed=1:20"], "seed"), (["00.seed"], "CHAPTER.name=value"), (["00.rate=[1]"], "rate is declared as float")])
 def test_wrong_parameters_are_refused_before_anything_runs(project, sets, message):
     with pytest.raises(CookbookError, match=re.escape(message)): runner.prepare(sets=sets, root=project)
 

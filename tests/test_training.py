@@ -9,8 +9,8 @@ from groot_cookbook import core
 from groot_cookbook.autoencoder import DECODER, PHASES, Clips, forget_where, make_clips, read_clips, tiny_vae, vae_step
 from groot_cookbook.core import CookbookError
 from groot_cookbook.critic_data import KNOWN, UNSEEN, make_shards, read_shards
-from groot_cookbook.optimizer import Trainer
-from groot_cookbook.tiny_reason import draw, marks
+from groot_cookbook.optimizer import Trainer, resume
+from groot_cookbook.tiny_reason import batch_of, draw, marks
 
 
 # --- clips and the autoencoder ----------------------------------------------------------------------------------
@@ -40,6 +40,18 @@ def test_a_decoder_that_learns_leaves_latents_as_they_are(tmp_path):
     assert trainer.log[0] < 5                                                            # no layer was set back to single images on the way
 
 
+def test_a_training_killed_after_single_images_ends_as_if_it_had_not_been(tmp_path):
+    clips, phases = Clips(np.random.default_rng(0).integers(0, 255, (2, 5, 16, 16, 3), dtype=np.uint8), ["a", "b"]), ((.4, 1, 2), (1., 5, 1))
+    def begun(name: str) -> Trainer: return Trainer(tiny_vae(base=8), tmp_path / f"{name}.safetensors")
+    def go_on(t: Trainer, until: int) -> Trainer:
+        while t.step < until: vae_step(t, clips, 5, phases=phases)
+        return t
+    whole, killed = go_on(begun("whole"), 5), go_on(begun("killed"), 4)
+    killed.save()
+    again = go_on(resume(begun("killed")), 5)
+    assert killed.phase == 1 and all(torch.equal(a, b) for a, b in zip(whole.params + whole.mean, again.params + again.mean))
+
+
 def test_phases_end_with_the_whole_budget():
     for phases in (PHASES, DECODER): assert phases[-1][0] == 1. and all(a[0] < b[0] for a, b in zip(phases, phases[1:]))
 
@@ -63,6 +75,23 @@ def test_every_fourth_clip_is_a_dream():
     rows = np.concatenate([draw(table, 8, np.random.default_rng(i)) for i in range(200)])
     assert .23 < (table["kind"][rows] == "dream").mean() < .3
     assert len(draw({"kind": table["kind"][:10]}, 8, np.random.default_rng(0))) == 8     # no dreams: any clips
+
+
+def test_a_mirrored_clip_has_mirrored_notes():
+    T, there = 4, [1., 1., 0., 1.]
+    place = np.random.default_rng(0).random((T, 7, 2)).round(3)                           # column and row of four blocks, the fingertips, two bins
+    notes = np.concatenate([np.concatenate([np.full((T, 1), k), place[:, i]], 1) for i, k in enumerate([*there, .25])] + [place[:, 5], place[:, 6]], 1).astype(np.float32)
+    table = {"frames": np.random.default_rng(1).integers(0, 255, (1, T, 8, 8, 3), dtype=np.uint8), "notes": notes[None], "answers": np.ones((1, 6), int),
+             "asked": np.array(["pick up the red block and place it in the left bin"]), "wrong": np.array(["pick up the red block and place it in the right bin"])}
+    class Always:                                                                          # mirrors every clip; questions of grounding may fall as they like
+        def random(self): return 0.
+        def __getattr__(self, name): return getattr(np.random.default_rng(2), name)
+    plain, mirrored = batch_of(table, np.array([0])), batch_of(table, np.array([0]), Always())
+    assert torch.equal(mirrored[0][0], plain[0][0].flip(-1))
+    was, now = plain[3][0].numpy(), mirrored[3][0].numpy()
+    for k in (1, 4, 7, 10, 13): assert np.allclose(now[:, k], 63 / 64 - was[:, k]) and (now[:, k + 1] == was[:, k + 1]).all()
+    assert (now[:, [0, 3, 6, 9, 12]] == was[:, [0, 3, 6, 9, 12]]).all()
+    assert np.allclose(now[:, [15, 17]], 63 / 64 - was[:, [17, 15]]) and (now[:, [16, 18]] == was[:, [18, 16]]).all()      # what was the left bin is the right one
 
 
 def exam(kinds: list[str], truth: list[int], odds: list[float]) -> dict:

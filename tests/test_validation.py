@@ -12,6 +12,7 @@ import pytest
 from groot_cookbook import cli
 from groot_cookbook.core import CookbookError, data_dir
 from groot_cookbook.episodes import Dataset, Episode, convert, take, validate, write_dataset
+from groot_cookbook.runner import check_dataset
 from groot_cookbook.video import VideoWriter, read_frames
 from test_episodes import episode
 
@@ -97,6 +98,9 @@ BREAKS = {                                     # what was done -> (how, file nam
     "no version": (lambda d: edit(d / "meta/info.json", lambda v: v.pop("codebase_version")), "meta/info.json", "codebase_version is None", "error"),
     "v2 called v3": (info(codebase_version="v3.0"), "meta/info.json", "laid out as v2", "error"),
     "fps 0": (info(fps=0), "meta/info.json", "fps is 0", "error"),
+    "no action": (lambda d: edit(d / "meta/info.json", lambda v: v["features"].pop("action")), "meta/info.json", "declares no column action", "warning"),
+    "no state": (lambda d: edit(d / "meta/info.json", lambda v: v["features"].pop("observation.state")), "meta/info.json", "declares no column observation.state", "warning"),
+    "a gripper of its own": (lambda d: edit(d / "meta/info.json", lambda v: v["features"].update({"action.gripper": {"dtype": "float32", "shape": [1]}})), "meta/info.json", "columns action.gripper are not read", "warning"),
     "fps infinite": (info(fps=float("inf")), "meta/info.json", "fps is inf", "error"),
     "fps is text": (info(fps="ten"), "meta/info.json", "fps is 'ten'", "error"),
     "another fps": (info(fps=30), PARQUET.replace("1.p", "0.p"), "0.1 s apart", "error"),
@@ -175,6 +179,19 @@ def test_each_break_by_its_name(d, name):
     except CookbookError as e: assert e.what and e.do
     if severity == "error":
         with pytest.raises(CookbookError): take(d, 1)
+
+
+def test_convert_says_what_it_leaves_behind(d, tmp_path, capsys):
+    BREAKS["a gripper of its own"][0](d)
+    assert cli.main(["convert", str(d), "--to", "v3.0", "--out", str(tmp_path / "v3")]) == 0
+    said = capsys.readouterr().err
+    assert "not carried over: action.gripper" in said and "written anew, not copied: next.done, next.reward" in said
+
+
+def test_a_run_on_a_dataset_without_actions_is_refused_before_it_dreams(d):
+    BREAKS["no action"][0](d)
+    (d / "meta/modality.json").unlink()
+    with pytest.raises(CookbookError, match="declares no column action"): check_dataset(d)
 
 
 @pytest.mark.parametrize("name", [n for n, b in BREAKS.items() if b[3] == "error"][::4])

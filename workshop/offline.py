@@ -8,6 +8,8 @@ from __future__ import annotations
 import shutil, subprocess, sys
 from pathlib import Path
 
+from groot_cookbook.core import CookbookError, only_own
+
 ROOT = Path(__file__).resolve().parent.parent
 BUILDS = ("pip", "setuptools", "wheel")       # what an editable install builds with
 
@@ -33,7 +35,7 @@ def wheels(source: Path, to: Path) -> None:
 
 def pack(to: Path) -> Path:
     "Out of sight, then renamed: half a pack is never carried into a room."
-    part = to.with_name(f".{to.name}.part")
+    part = only_own(to, "install.sh").with_name(f".{to.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     wheels(project(part / "groot_cookbook"), part / "wheels")
     shutil.copy(ROOT / "workshop" / "install.sh", part)
@@ -43,6 +45,7 @@ def pack(to: Path) -> Path:
 
 
 if __name__ == "__main__":
-    made = pack(Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "_offline")
+    try: made = pack(Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "_offline")
+    except CookbookError as e: sys.exit(str(e))
     size = sum(p.stat().st_size for p in made.rglob("*") if p.is_file())
     print(f"{made.name}: {len(list(made.glob('wheels/*.whl')))} wheels, {size / 1e9:.1f} GB in all. In the room: sh install.sh")
