@@ -42,7 +42,8 @@ def test_what_is_written_comes_back(tmp_path_factory, version, lengths, size, st
         np.testing.assert_array_equal(after.actions, before.actions)
         assert after.instruction == before.instruction and after.provenance == before.provenance
         assert after.frames.shape == before.frames.shape and psnr(after.frames, before.frames) > 28
-    assert not lib.validate(d.path) or {f.what for f in lib.validate(d.path)} <= {"the picture never changes", "the picture never changes, though the robot moves", *(f"episode {i} has 1 frame" for i, n in enumerate(lengths) if n == 1)}
+    half = [f"declares no column {c}" for c, n in (("observation.state", states), ("action", actions)) if not n and states + actions]
+    assert {f.what for f in lib.validate(d.path)} - set(half) <= {"the picture never changes", "the picture never changes, though the robot moves", *(f"episode {i} has 1 frame" for i, n in enumerate(lengths) if n == 1)}
 
 
 @pytest.mark.parametrize("version", VERSIONS)
