@@ -31,7 +31,8 @@ mkdir -p "$here/engines"
 
 # TensorRT 11 knows strong typing only and may have dropped the flag.
 typed=()
-if "$trtexec" --help 2>&1 | grep -q -- --stronglyTyped; then typed=(--stronglyTyped); fi
+help="$("$trtexec" --help 2>&1 || true)"          # whole: a pipe that is closed at the first match fails under pipefail, and the flag would be lost
+if [[ "$help" == *--stronglyTyped* ]]; then typed=(--stronglyTyped); fi
 
 for precision in "${precisions[@]}"; do
     case "$precision" in
