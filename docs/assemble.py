@@ -163,7 +163,7 @@ def tree(caption: str, pages: list[str], depth: int = 1) -> str:
 
 
 def main(out: Path) -> None:
-    shutil.rmtree(core.only_own(out, "gallery.md"), ignore_errors=True)
+    shutil.rmtree(core.only_own(out, "a folder of pages", "gallery.md"), ignore_errors=True)
     out.mkdir(parents=True)
     figures = {stem: chapter(page, out) for stem, page in NOTEBOOKS.items()}
     (out / "gallery.md").write_text(gallery(figures), encoding="utf-8")

@@ -139,11 +139,11 @@ def do_convert(args) -> int:
     from .episodes import Dataset, convert
     runner.check_dataset(args.path)
     if Path(args.out).exists(): raise CookbookError("the folder exists already", args.out, "Choose another folder with --out")
-    written = convert(args.path, args.out, args.to)
-    had, has = (Dataset(p).layout.features for p in (args.path, written))
+    source, written = Dataset(args.path), Dataset(convert(args.path, args.out, args.to))
+    had, has = source.layout.features, written.layout.features
     if lost := [c for c in had if c not in has]: print(f"not carried over: {', '.join(lost)}", file=sys.stderr)
     if made := [c for c in had if c in has and c.startswith("next.")]: print(f"written anew, not copied: {', '.join(made)}", file=sys.stderr)
-    print(f"{len(Dataset(written))} episodes written as LeRobot {args.to} to {_short(written)}")
+    print(f"{len(written)} episodes written as LeRobot {args.to} to {_short(written.path)}")
     return 0
 
 

@@ -78,10 +78,10 @@ def sha256(path: str | Path) -> str:
     return h.hexdigest()
 
 
-def only_own(folder: Path, mark: str) -> Path:
+def only_own(folder: Path, kind: str, mark: str) -> Path:
     "The folder, if what stands there may be replaced: nothing, or one of its kind, known by a file or folder called `mark`."
     if not folder.exists() or folder.is_dir() and ((folder / mark).exists() or not any(folder.iterdir())): return folder
-    raise CookbookError("something else stands here", folder, "Name a folder that does not exist yet, or move that one away")
+    raise CookbookError(f"exists and is not {kind}", folder, f"Choose another folder: nothing but {kind} is ever replaced")
 
 
 def write_json(path: str | Path, value) -> Path:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .core import CookbookError, INK, write_json
+from .core import CookbookError, INK, only_own, write_json
 from .layout import OWN_COLUMN, Layout, Modality, inside, matrix, optional, parse_modality, read_json, read_layout, read_rows, spoken, vector
 from .validation import Finding, validate
 from .video import frame_at, read_frames
@@ -156,10 +156,8 @@ def write_dataset(
     names: dict[str, list[str]] | None = None,   # column -> a name for each of its numbers; after their parts where not told
 ) -> Path:
     "Write a dataset out of sight and rename: half a dataset is never seen, the same episodes give the same bytes."
-    path = Path(path)
+    path = only_own(Path(path), "a dataset", "meta/info.json")
     if version not in WRITERS: raise CookbookError(f"cannot write version {version!r}", path, f"Choose {' or '.join(WRITERS)}")
-    if path.exists() and not (path / "meta" / "info.json").is_file() and (path.is_file() or any(path.iterdir())):
-        raise CookbookError("exists and is not a dataset", path, "Choose another folder: nothing but a dataset is ever replaced")
     part, old = path.with_name(f".{path.name}.part"), path.with_name(f".{path.name}.old")
     if old.exists() and not path.exists(): old.rename(path)       # killed between the two renames below
     for leftover in (part, old): shutil.rmtree(leftover, ignore_errors=True)

@@ -252,7 +252,9 @@ def prepare(profile="smoke", out=None, start=None, only=(), dataset=None, sets=(
     available, blocks, about = chapters(root), read_profile(profile, root), rest.pop("about", {})
     sets = list(sets)
     if dataset:
+        from .episodes import Dataset
         dataset = check_dataset(dataset)
+        if "action" not in Dataset(dataset).layout.features: raise CookbookError("declares no column action, so nothing can be learned from it", dataset / "meta" / "info.json", "Record actions as action: GR00T and the policy here read them there")
         sets[:0] = [f"{c.name}.dataset={dataset}" for c in available if "dataset" in c.parameters()]
     params = resolve(available, blocks, f"nbs/params/{profile}.yaml", sets)
     picked = [pick(available, o) for o in only] or [c for c in available if c.name.startswith(SPINE)]
@@ -268,7 +270,7 @@ def check_dataset(path: str | Path) -> Path:
     "The absolute path of a dataset that can be read; its warts are named, its errors end here."
     path = Path(path).expanduser().resolve()
     if not path.is_dir(): raise CookbookError("no such dataset folder", path, "Give the folder that holds meta/, data/ and videos/")
-    from .episodes import Dataset, validate
+    from .episodes import validate
     findings = validate(path)
     for f in findings:
         if f.severity != "error": print(f"dataset, {f}", file=sys.stderr)
@@ -276,5 +278,4 @@ def check_dataset(path: str | Path) -> Path:
     if errors:
         more = f" (and {len(errors) - 1} more: groot-cookbook validate {path})" if len(errors) > 1 else ""
         raise CookbookError(f"{errors[0].what}{more}", errors[0].file, errors[0].do)
-    if "action" not in Dataset(path).layout.features: raise CookbookError("declares no column action, so nothing can be learned from it", path / "meta" / "info.json", "Record actions as action: GR00T and the policy here read them there")
     return path

@@ -115,9 +115,9 @@ def test_only_a_folder_of_its_kind_is_replaced(tmp_path):
     for name in ("absent", "empty", "ours", "theirs"):
         if name != "absent": (tmp_path / name).mkdir()
     (tmp_path / "ours" / "learners").mkdir(); (tmp_path / "theirs" / "slides.txt").touch(); (tmp_path / "file").touch()
-    for name in ("absent", "empty", "ours"): assert core.only_own(tmp_path / name, "learners") == tmp_path / name
+    for name in ("absent", "empty", "ours"): assert core.only_own(tmp_path / name, "a workshop", "learners") == tmp_path / name
     for name in ("theirs", "file"):
-        with pytest.raises(CookbookError, match="something else stands here"): core.only_own(tmp_path / name, "learners")
+        with pytest.raises(CookbookError, match="exists and is not a workshop.*nothing but a workshop is ever replaced"): core.only_own(tmp_path / name, "a workshop", "learners")
 
 
 def altered(**values) -> str: return json.dumps({"stage": "03_idm", "params": {}, "inputs": {}, "code": "c", "outputs": {}, **values})

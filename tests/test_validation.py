@@ -12,7 +12,7 @@ import pytest
 from groot_cookbook import cli
 from groot_cookbook.core import CookbookError, data_dir
 from groot_cookbook.episodes import Dataset, Episode, convert, take, validate, write_dataset
-from groot_cookbook.runner import check_dataset
+from groot_cookbook.runner import prepare
 from groot_cookbook.video import VideoWriter, read_frames
 from test_episodes import episode
 
@@ -191,7 +191,12 @@ def test_convert_says_what_it_leaves_behind(d, tmp_path, capsys):
 def test_a_run_on_a_dataset_without_actions_is_refused_before_it_dreams(d):
     BREAKS["no action"][0](d)
     (d / "meta/modality.json").unlink()
-    with pytest.raises(CookbookError, match="declares no column action"): check_dataset(d)
+    with pytest.raises(CookbookError, match="declares no column action"): prepare(dataset=d)
+
+
+def test_films_without_numbers_can_be_converted(tmp_path):
+    dreams = write_dataset([episode(6, states=0, actions=0)], tmp_path / "dreams")
+    assert cli.main(["convert", str(dreams), "--to", "v3.0", "--out", str(tmp_path / "v3")]) == 0 and len(Dataset(tmp_path / "v3")) == 1
 
 
 @pytest.mark.parametrize("name", [n for n, b in BREAKS.items() if b[3] == "error"][::4])

@@ -21,7 +21,7 @@ def own_run(source: Path, to: Path) -> Path:
 
 
 def make(to: Path, run: Path = ROOT / "runs" / "smoke") -> Path:
-    part = only_own(to, "learners").with_name(f".{to.name}.part")
+    part = only_own(to, "a workshop", "learners").with_name(f".{to.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     own_run(run, part / "run")
     learners.write(part / "learners", to / "run")

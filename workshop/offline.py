@@ -35,7 +35,7 @@ def wheels(source: Path, to: Path) -> None:
 
 def pack(to: Path) -> Path:
     "Out of sight, then renamed: half a pack is never carried into a room."
-    part = only_own(to, "install.sh").with_name(f".{to.name}.part")
+    part = only_own(to, "a pack", "install.sh").with_name(f".{to.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     wheels(project(part / "groot_cookbook"), part / "wheels")
     shutil.copy(ROOT / "workshop" / "install.sh", part)
