@@ -641,6 +641,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'groot_cookbook.graphs.Typed': ('graphs.html#typed', 'groot_cookbook/graphs.py'),
                                        'groot_cookbook.graphs.Typed.__call__': ('graphs.html#typed.__call__', 'groot_cookbook/graphs.py'),
                                        'groot_cookbook.graphs.Typed.__init__': ('graphs.html#typed.__init__', 'groot_cookbook/graphs.py'),
+                                       'groot_cookbook.graphs.angles': ('graphs.html#angles', 'groot_cookbook/graphs.py'),
                                        'groot_cookbook.graphs.calibrate': ('graphs.html#calibrate', 'groot_cookbook/graphs.py'),
                                        'groot_cookbook.graphs.check': ('graphs.html#check', 'groot_cookbook/graphs.py'),
                                        'groot_cookbook.graphs.emulated': ('graphs.html#emulated', 'groot_cookbook/graphs.py'),

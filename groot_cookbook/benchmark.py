@@ -224,17 +224,24 @@ class Work:
 
 
 @torch.no_grad()
-def workload(config: PolicyConfig | None = None, views: int = 1, words: int = 40) -> dict[str, Work]: # part -> work; N1.5 itself unless told
-    "Count one look and one denoising step on shapes alone."
+def workload(
+    config: PolicyConfig | None = None,   # N1.5 itself unless told
+    views: int = 1,
+    words: int = 40,
+    lean: int = 0,                        # denoising steps of a whole chunk in which nothing is computed twice; 0: one look and one step, everything computed anew
+) -> dict[str, Work]:                     # part -> work
+    "Count what a policy does for one robot, on shapes alone."
     config = config or PolicyConfig()
     with torch.device("meta"):
         model = settled(GrootPolicy(config).eval(), 0)
-        size, head, length = config.backbone.image_size, config.action_head, views * config.backbone.tokens_per_view + words
-        mask, one = torch.ones(1, length, dtype=torch.long), torch.zeros(1, dtype=torch.long)
+        size, c, length = config.backbone.image_size, config.action_head, views * config.backbone.tokens_per_view + words
+        mask, one, head = torch.ones(1, length, dtype=torch.long), torch.zeros(1, dtype=torch.long), model.action_head
+        state, actions, known = torch.zeros(1, c.max_state_dim), torch.zeros(1, c.action_horizon, c.action_dim), head.model.modulations(one)
         with Tally(model, PREFIXES) as tally:
             features = model.encode(torch.zeros(views, 3, size, size), mask, mask)
-            state, actions = torch.zeros(1, head.max_state_dim), torch.zeros(1, head.action_horizon, head.action_dim)
-            model.denoise_step(features, mask, state, one, actions, one, images=mask.bool())
+            if not lean: model.denoise_step(features, mask, state, one, actions, one, images=mask.bool())
+            else: scene = head.look(features, mask)
+            for _ in range(lean): head.velocity(scene, mask, state, actions, one, one, known, images=mask.bool())
     total = lambda part, what, unit: round(sum(getattr(op, what) for op in tally.ops if op.part == part) / unit, 3)
     return {part: Work(part, total(part, "flops", 1e9), total(part, "weights", 1e6), total(part, "activations", 1e6)) for part in PREFIXES.values()}
 
@@ -316,7 +323,7 @@ def chunk_ms(
     device: Device,
     precision: dict[str, str],            # part -> precision; "" for the rest
     reading: float = 1.0,                 # share of the bandwidth that is reached
-    steps: int = 4,                       # of denoising
+    steps: int = 4,                       # of denoising; 1 where `work` counts a whole chunk already
 ) -> float:
     "A whole chunk of actions, engines only."
     return sum(predict_ms(w, device, precision.get(p, precision[""]), reading) * (steps if p in STEPS else 1) for p, w in work.items())
@@ -325,8 +332,8 @@ def chunk_ms(
 FORM = "groot_cookbook bench 1"
 
 
-def ingest(path: str | Path) -> list[Row]: # JSON written by the bundle's bench.py
-    "Rows to set beside the published ones; anything that should not be believed is an error."
+def ingest(path: str | Path) -> tuple[list[Row], list[CookbookError]]: # JSON written by the bundle's bench.py
+    "Rows to set beside the published ones, and of every row that should not be believed the reason; an error where none is left."
     path, again = Path(path), "Run bench.py again and copy the whole file"
     try: found = json.loads(path.read_text())
     except OSError as e: raise CookbookError(e.strerror or "cannot be read", path, "Give the file that bench.py wrote") from e
@@ -341,15 +348,20 @@ def ingest(path: str | Path) -> list[Row]: # JSON written by the bundle's bench.
         verdicts = [(float(r["cosine"]), bool(r["passed"]), bool(r.get("fallback"))) for r in found["rows"]]
     except (KeyError, TypeError, ValueError) as e: raise CookbookError(f"a field is missing or of the wrong kind ({e!r})", path, again) from e
     if not rows: raise CookbookError("no rows", path, again)
-    for row, verdict in zip(rows, verdicts): believe(row, *verdict, where=f"{path}, {row.part} in {row.precision}")
-    return rows
+    good, doubts = [], []
+    for row, verdict in zip(rows, verdicts):
+        try: good.append(believe(row, *verdict, where=f"{path}, {row.part} in {row.precision}"))
+        except CookbookError as e: doubts.append(e)
+    if not good: raise doubts[0]
+    return good, doubts
 
 
-def believe(row: Row, cosine: float, passed: bool, fallback: bool, where: str) -> None:
-    "A speed counts only for an engine of the right precision that gives the right answer."
+def believe(row: Row, cosine: float, passed: bool, fallback: bool, where: str) -> Row:
+    "The row itself: a speed counts only for an engine of the right precision that gives the right answer."
     if not (math.isfinite(row.ms) and row.ms > 0): raise CookbookError(f"a latency of {row.ms} ms", where, "Run bench.py again")
     if fallback:
         raise CookbookError(f"the engine was not built in {row.precision}", where, "Look at engines/*.layers.json; the types belong into the graph")
     if not passed or not math.isfinite(cosine):
         answer = f"the engine answers something else (cosine {cosine:.4f}), so its speed means nothing"
         raise CookbookError(answer, where, "Find the layer that differs first")
+    return row

@@ -88,9 +88,17 @@ def write_json(path: str | Path, value) -> Path:
     "Write `value` so that a reader sees the old file or the new one, never half of it."
     path = Path(path)
     part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+    part.write_text(json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
     os.replace(part, path)
     return path
+
+
+def made_by(run: str | Path, stage: str) -> str:
+    "The command that makes one stage of a run as the rest of it was made: same profile, same dataset, same parameters."
+    try: said = str(json.loads((Path(run) / "run.json").read_text(encoding="utf-8"))["command"])
+    except (OSError, ValueError, KeyError, TypeError): said = ""
+    if not said.startswith("groot-cookbook run"): said = f"groot-cookbook run --out {run}"
+    return re.sub(r" --only( (?!-)\S+)+| --from \S+| --force", "", said) + f" --only {stage[:2]}"
 
 
 @dataclass
@@ -117,7 +125,7 @@ class Manifest:
         "That of a finished stage."
         path = Path(run) / stage / "manifest.json"
         if not path.exists():
-            raise CookbookError(f"stage {stage} has not been run", path, f"Run it first: groot-cookbook run --only {stage[:2]} --out {run}")
+            raise CookbookError(f"stage {stage} has not been run", path, f"Run it first: {made_by(run, stage)}")
         try: made = cls(**json.loads(path.read_text()))
         except (OSError, ValueError, TypeError, RecursionError) as e: raise CookbookError(f"not a manifest of this version ({e})", path, f"Delete {path.parent} and run the stage again") from e
         sound = made.stage == stage and isinstance(made.code, str) and isinstance(made.peak_mb, int) and isinstance(made.volatile, list) and all(isinstance(v, dict) for v in (made.params, made.inputs, made.outputs))

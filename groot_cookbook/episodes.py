@@ -5,7 +5,7 @@
 # %% ../nbs/01_episodes.ipynb #c004
 from __future__ import annotations
 
-import shutil
+import re, shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -78,8 +78,8 @@ def portrait(e: Episode, modality: Modality, n: int = 8):  # -> a figure: n fram
 # %% ../nbs/01_episodes.ipynb #c013
 def slot(robot_type: str) -> str:
     "Which of the policy's embodiment slots fits a robot: one that NVIDIA trained, or a new one."
-    known, name = {"gr1": "gr1", "droid": "oxe_droid", "agibot": "agibot_genie1"}, robot_type.lower().replace("-", "")
-    return next((slot for part, slot in known.items() if part in name), "new_embodiment")
+    known = {"gr-?1": "gr1", "droid": "oxe_droid", "agibot": "agibot_genie1"}       # where a word begins: an android is no DROID
+    return next((slot for part, slot in known.items() if re.search(rf"(?<![a-z]){part}", robot_type.lower())), "new_embodiment")
 
 
 @dataclass(frozen=True, repr=False)

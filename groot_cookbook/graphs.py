@@ -20,7 +20,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 # %% auto #0
 __all__ = ['LIMIT', 'E4M3_MAX', 'KEEP', 'weight_bytes', 'stripped', 'save_graph', 'on_disk', 'check', 'inferred', 'open_session',
            'Piece', 'renamed', 'weave', 'fp8_scale', 'to_fp8', 'products', 'calibrate', 'quantise', 'rebuilt', 'Typed',
-           'lower', 'emulated']
+           'angles', 'lower', 'emulated']
 
 # %% ../nbs/08a_graphs.ipynb #d011
 LIMIT = 2_000_000_000                     # bytes of weights that go into one file
@@ -226,16 +226,24 @@ class Typed:
         return self.done[name, want]
 
 # %% ../nbs/08a_graphs.ipynb #c026
+def angles(model: ModelProto) -> set[str]: # values
+    "All that a sine or cosine is computed from, however far before it."
+    found: set[str] = set()
+    for node in reversed(model.graph.node):                            # in order of execution, so one pass sees all
+        if node.op_type in ("Sin", "Cos") or found.intersection(node.output): found.update(node.input)
+    return found
+
+
 def lower(model: ModelProto, low: int = TensorProto.BFLOAT16) -> ModelProto:
-    "The same graph with float32 lowered, except in the operators of KEEP; float32 at its borders."
-    new = inferred(model)
+    "The same graph with float32 lowered, except in the operators of KEEP and in `angles`; float32 at its borders."
+    new, exact = inferred(model), angles(model)
     graph, typed = new.graph, Typed(new.graph, low)
     ends = {o.name for o in graph.output if o.name in typed.floats}
     for node in list(graph.node):
-        want = TensorProto.FLOAT if node.op_type in KEEP else low
+        want = TensorProto.FLOAT if node.op_type in KEEP or exact.intersection(node.output) else low
         if node.op_type == "Cast":
             for a in node.attribute:
-                if a.name == "to" and a.i == TensorProto.FLOAT: a.i = low
+                if a.name == "to" and a.i == TensorProto.FLOAT: a.i = want
         else: node.input[:] = [typed(i, want) for i in node.input]
         typed.nodes.append(node)
         typed.now |= {o: want for o in node.output}

@@ -152,6 +152,14 @@ def test_prediction_holds_on_the_board_it_was_not_fitted_on(n15):
     for r in rows: assert floor_ms(n15[r.part], DEVICES[r.device], r.precision) < r.ms, r
 
 
+def test_a_lean_chunk_reads_what_a_step_needs_and_the_scene_once(n15):
+    "By hand: eight blocks have keys and values of a scene 2048 wide, and 17 modulations of 1536 x 3072 stand in the graph as constants, with the two layers before them."
+    lean, keys_values, constants = workload(lean=4), 8 * 2 * 2049 * 1536 / 1e6, (17 * 1537 * 3072 + 257 * 1536 + 1537 * 1536) / 1e6        # biases too
+    assert lean["dit_step"].weights_m == pytest.approx(4 * (n15["dit_step"].weights_m - keys_values - constants) + keys_values, abs=.01)
+    assert {p: lean[p] for p in ("vit", "llm", "adapter")} == {p: n15[p] for p in ("vit", "llm", "adapter")}
+    assert lean["action_decoder"].gflop == pytest.approx(4 * n15["action_decoder"].gflop, abs=.01)
+
+
 def test_a_head_is_its_parts(monkeypatch):
     monkeypatch.setitem(DEVICES, "box", BOX)
     work = {p: Work(p, 0, 50, 0) for p in ("adapter", *STEPS)}
@@ -182,7 +190,8 @@ def changed(**row): return GOOD | {"rows": [GOOD["rows"][0] | row]}
 
 
 def test_a_good_file_comes_in(tmp_path):
-    row, = ingest(home(tmp_path, GOOD))
+    (row,), doubts = ingest(home(tmp_path, GOOD))
+    assert not doubts
     assert (row.device, row.precision, row.part, row.ms) == ("Jetson AGX Thor", "fp8", "policy", 31.5)
     assert "MAXN" in row.source and "\n" not in row.source
 
@@ -196,6 +205,11 @@ def test_a_good_file_comes_in(tmp_path):
     (changed(passed=False, cosine=-.55), "its speed means nothing"), (changed(cosine=float("nan")), "its speed means nothing")])
 def test_a_bad_file_does_not(tmp_path, value, says):
     with pytest.raises(core.CookbookError, match=says): ingest(home(tmp_path, value))
+
+
+def test_one_bad_row_does_not_shut_out_the_others(tmp_path):
+    rows, doubts = ingest(home(tmp_path, GOOD | {"rows": [ROW, ROW | {"precision": "nvfp4", "cosine": .985, "passed": False}, ROW | {"precision": "bf16"}]}))
+    assert [r.precision for r in rows] == ["fp8", "bf16"] and len(doubts) == 1 and "in nvfp4: the engine answers something else (cosine 0.9850)" in str(doubts[0])
 
 
 def test_an_absent_file(tmp_path):

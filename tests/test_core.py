@@ -108,7 +108,15 @@ def test_a_folder_that_may_not_be_written(tmp_path):
 
 
 def test_a_missing_stage_says_how_to_make_it(tmp_path):
-    with pytest.raises(CookbookError, match="has not been run. Run it first: groot-cookbook run --only 03"): core.require(tmp_path, "03_idm")
+    with pytest.raises(CookbookError, match="has not been run. Run it first: groot-cookbook run --out .* --only 03"): core.require(tmp_path, "03_idm")
+
+
+@pytest.mark.parametrize("said, then", [
+    ("groot-cookbook run --profile laptop --dataset 'my robot' --only 00 01 -p 03_idm.seed=1", "groot-cookbook run --profile laptop --dataset 'my robot' -p 03_idm.seed=1 --only 03"),
+    ("groot-cookbook run --out r --from 02 --force", "groot-cookbook run --out r --only 03"), ("something else", "groot-cookbook run --out {run} --only 03")])
+def test_a_missing_stage_is_made_as_the_rest_of_its_run_was(tmp_path, said, then):
+    (tmp_path / "run.json").write_text(json.dumps({"command": said}))
+    assert core.made_by(tmp_path, "03_idm") == then.format(run=tmp_path)
 
 
 def test_only_a_folder_of_its_kind_is_replaced(tmp_path):

@@ -330,3 +330,8 @@ def test_an_episode_in_a_long_film_begins_where_the_clock_of_the_film_says(tmp_p
     info.write_text(json.dumps(told))
     assert psnr(Dataset(path)[1].frames, given_[1].frames) > 30
     assert not [f for f in lib.validate(path) if "frames, but episode" in str(f)]
+
+
+@pytest.mark.parametrize("robot, slot", [("GR1ArmsAndWaistFourierHands", "gr1"), ("fourier GR-1", "gr1"), ("oxe_droid", "oxe_droid"), ("franka-droid", "oxe_droid"), ("agibot_genie1", "agibot_genie1"),
+                                         ("android_v2", "new_embodiment"), ("so100", "new_embodiment")])
+def test_a_robot_gets_the_slot_of_its_own_name(robot, slot): assert lib.slot(robot) == slot

@@ -2,9 +2,12 @@
 import numpy as np
 import onnx
 import pytest
+import torch
 from hypothesis import given, settings, strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
+from groot_cookbook.backbone import Backbone, BackboneConfig
+from groot_cookbook.export import trace
 from groot_cookbook.graphs import E4M3_MAX, Piece, calibrate, emulated, fp8_scale, lower, open_session, products, quantise, to_fp8, weave
 
 
@@ -81,6 +84,26 @@ def test_lowering_keeps_borders_and_softmax(net, low):
     assert inferred["p"] == TensorProto.FLOAT and inferred["h"] == low
     assert [o.type.tensor_type.elem_type for o in lowered.graph.output] == [TensorProto.FLOAT]
     assert cosine(run(emulated(lowered, low), x=x), run(graph, x=x)) > .9999
+
+
+def test_angles_keep_their_digits():
+    "Two layers with N1.5's rotary code, 128 wide, and as many tokens as one view and a sentence have: rounded to bf16 the last positions would be a radian off."
+    torch.manual_seed(0)
+    text = dict(hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, head_dim=128, vocab_size=128, max_position_embeddings=512, rope_theta=1e6, tie_word_embeddings=True)
+    backbone = Backbone(BackboneConfig(vision=dict(hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2, image_size=32, patch_size=16), text=text, select_layer=2, image_token_index=1)).eval()
+    for p in backbone.parameters():
+        if p.ndim > 1: torch.nn.init.normal_(p, std=3 * p.shape[-1] ** -.5)       # large enough for attention to choose
+    ids = torch.randint(2, 128, (1, 304))
+    ids[:, 5:9] = 1
+    x = dict(pixel_values=torch.rand(1, 3, 32, 32), input_ids=ids, attention_mask=torch.ones_like(ids))
+    with torch.no_grad(): want = backbone(*x.values()).numpy()
+    low = lower(trace(backbone, tuple(x.values()), list(x), ["features"]))
+    onnx.checker.check_model(low, full_check=True)
+    assert cosine(run(emulated(low), **{k: v.numpy() for k, v in x.items()}), want) > .9995
+    types = {v.name: v.type.tensor_type.elem_type for v in onnx.shape_inference.infer_shapes(low).graph.value_info}
+    turned = [n.input[0] for n in low.graph.node if n.op_type in ("Sin", "Cos")]
+    assert turned and all(types[i] == TensorProto.FLOAT for i in turned)
+    assert not any(n.op_type == "Cast" and n.output[0] in turned and types.get(n.input[0]) == TensorProto.BFLOAT16 for n in low.graph.node)
 
 
 def test_emulation_equals_real_kernels_where_there_are_some(net):

@@ -118,6 +118,14 @@ def test_checkpoints_have_cards():
     assert sum(sizes) < 80e6 and max(sizes) < 16e6
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "data" / "results").glob("*.json")), ids=lambda p: p.stem)
+def test_a_result_says_where_it_is_from(path):
+    "For itself, or for each of its rows."
+    found = json.loads(path.read_text(encoding="utf-8"))
+    rows = found["rows"] if isinstance(found.get("rows"), list) else []
+    for what in ("command", "commit", "hardware", "date"): assert found.get(what) or rows and all(r.get(what) for r in rows), what
+
+
 def test_help_fits_a_screen(capsys):
     for words in (["--help"], *([c, "--help"] for c in ("run", "list", "params", "report", "doctor", "validate", "convert"))):
         with pytest.raises(SystemExit) as e: cli.main(words)

@@ -186,6 +186,7 @@ def test_a_failure_is_one_sentence_and_leaves_the_rest(complete, fail, message):
 def test_time_limits(project):
     failed = go(project, "-p", "00.pause=30", "--cell-limit", "1")
     assert failed.returncode == 1 and "took longer than the 1 s that a cell may take" in failed.stderr
+    for no_time in ("0", "-5"): assert go(project, "--cell-limit", no_time).returncode == 2
     failed = go(project, "-p", "00.pause=30", "--chapter-limit", "3")
     assert failed.returncode == 1 and "took longer than the 3 s that a chapter may take" in failed.stderr
 

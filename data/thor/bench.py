@@ -158,14 +158,22 @@ def pipeline(backend, reference, border, frame, rng):
     return (said[..., : len(low)] + 1) / 2 * (high - low) + low
 
 
-def camera(index):
-    "() -> the camera's next frame, (1, H, W, 3) uint8 RGB."
+def camera(index, patience=30):
+    "() -> the camera's next frame, (1, H, W, 3) uint8 RGB; one that is dropped is waited for."
     try: import cv2
     except ImportError: sys.exit("--camera needs OpenCV: pip install opencv-python-headless")
     source = cv2.VideoCapture(index)
     if not source.isOpened(): sys.exit(f"no camera {index}: look at v4l2-ctl --list-devices")
     source.set(cv2.CAP_PROP_BUFFERSIZE, 1)                   # the newest frame, not the oldest
-    return lambda: source.read()[1][None, ..., ::-1].copy()
+
+    def take():
+        for _ in range(patience):
+            there, frame = source.read()
+            if there: return frame[None, ..., ::-1].copy()
+        sys.exit(f"camera {index} gave no picture in {patience} tries: look at its cable and at dmesg")
+
+    take()                                                   # before anything is timed
+    return take
 
 
 def measure_pipeline(backend, precision, reference, border, n, warmup, frame_of, scope):
@@ -207,29 +215,34 @@ def main(argv=None):
     args = parser.parse_args(argv)
     here = Path(__file__).resolve().parent
     files = sorted((here / "graphs").glob("*.onnx") if args.backend == "onnxruntime" else (here / "engines").glob("*.engine"))
+    about = json.loads((here / "bundle.json").read_text())
+    out, command = args.out or here / f"bench_{args.backend}.json", " ".join(["bench.py", *(argv if argv is not None else sys.argv[1:])])
     rows, versions, device = [], {"python": platform.python_version(), "numpy": np.__version__}, None
+    border = dict(np.load(here / "pipeline.npz", allow_pickle=False))
+    takes = {"pipeline": lambda: border["image"]} | ({"end to end": camera(args.camera)} if args.camera is not None else {})
+
+    def keep(backend, new):
+        "Print and write what is there: a camera that fails later takes nothing with it."
+        nonlocal versions, device
+        rows.extend(new); versions |= backend.versions; device = backend.device
+        for row in new:
+            warning = "  NOT what was asked for: see 'products'" if row.get("fallback") else ""
+            print(f"{row['part']:12} {row['precision']:6} {row['scope']:18}{row['p50']:9.3f} ms  cosine {row['cosine']:.6f}{warning}", flush=True)
+        result = {"form": FORM, "backend": args.backend, "command": command, "date": datetime.date.today().isoformat(), "device": device,
+                  "hardware": hardware(), "versions": versions, "checkpoint": about["checkpoint"], "model": about["model"], "rows": rows}
+        out.with_name(f"{out.name}.part").write_text(json.dumps(result, indent=1) + "\n")
+        out.with_name(f"{out.name}.part").replace(out)
+
     for path in files:
         part, precision, _ = path.name.split(".")
         if args.part and part not in args.part or args.precision and precision not in args.precision: continue
         if args.backend == "onnxruntime" and precision != "fp32": continue      # ONNX Runtime has no bf16 kernels on a CPU
         backend = (OnnxRuntime if args.backend == "onnxruntime" else TensorRT)(path, args.threads)
         reference = dict(np.load(here / f"reference_{part}.npz", allow_pickle=False))
-        rows += measure(backend, part, precision, reference, args.n, args.warmup)
-        if part == "policy" and find_spec("torch"):
-            border, takes = dict(np.load(here / "pipeline.npz", allow_pickle=False)), {"pipeline": lambda: border["image"]}
-            if args.camera is not None: takes["end to end"] = camera(args.camera)
-            rows += [measure_pipeline(backend, precision, reference, border, args.n, args.warmup, take, scope) for scope, take in takes.items()]
-        versions |= backend.versions; device = backend.device
-        for row in (r for r in rows if (r["part"], r["precision"]) == (part, precision)):
-            warning = "  NOT what was asked for: see 'products'" if row.get("fallback") else ""
-            print(f"{part:12} {precision:6} {row['scope']:18}{row['p50']:9.3f} ms  cosine {row['cosine']:.6f}{warning}")
+        keep(backend, measure(backend, part, precision, reference, args.n, args.warmup))
+        if part != "policy" or not find_spec("torch"): continue
+        for scope, take in takes.items(): keep(backend, [measure_pipeline(backend, precision, reference, border, args.n, args.warmup, take, scope)])
     if not rows: sys.exit(f"nothing to time under {here}: run ./build.sh first, or give --backend onnxruntime")
-    about = json.loads((here / "bundle.json").read_text())
-    out = args.out or here / f"bench_{args.backend}.json"
-    command = " ".join(["bench.py", *(argv if argv is not None else sys.argv[1:])])
-    result = {"form": FORM, "backend": args.backend, "command": command, "date": datetime.date.today().isoformat(), "device": device,
-              "hardware": hardware(), "versions": versions, "checkpoint": about["checkpoint"], "model": about["model"], "rows": rows}
-    out.write_text(json.dumps(result, indent=1) + "\n")
     print(f"wrote {out.name}")
     return 1 if any(not r["passed"] or r.get("fallback") for r in rows) else 0
 

@@ -6,7 +6,7 @@
 Runs on a machine with CUDA, `pip install nvidia-modelopt[onnx]` and groot_cookbook. FP4 needs torch: ModelOpt inserts its block scales into
 the module, not into an ONNX file. NOT RUN by the authors, who had neither ModelOpt nor a Blackwell GPU at hand: read what it prints.
 """
-import argparse, json
+import argparse, copy, json
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +15,16 @@ import torch
 
 
 class ActionHead(torch.nn.Module):
-    "features, attention_mask, state, noise -> actions"
-    def __init__(self, policy):
+    "features, attention_mask, state, noise, and for N1.6's head input_ids, in the order of the bundle -> actions"
+    def __init__(self, policy, names):
         super().__init__()
-        self.head = policy.action_head
+        self.head, self.names, self.patches = policy.action_head, names, policy.patches
         self.register_buffer("robot", torch.zeros(1, dtype=torch.long), persistent=False)
 
-    def forward(self, features, attention_mask, state, noise): return self.head(features, attention_mask, state, self.robot, noise)
+    def forward(self, *args):
+        x = dict(zip(self.names, args))
+        images = self.patches(x["input_ids"]) if "input_ids" in x else None       # which tokens are a picture's
+        return self.head(x["features"], x["attention_mask"], x["state"], self.robot, x["noise"], images=images)
 
 
 class Float32Borders(torch.nn.Module):
@@ -47,19 +50,22 @@ def main():
     about, data = json.loads((here / "bundle.json").read_text()), np.load(here / "calibration.npz")
     if sha256(args.checkpoint) != about["checkpoint"]: raise SystemExit(f"{args.checkpoint} is not the checkpoint of this bundle")
     policy = lowered(settled(GrootPolicy.from_pretrained(args.checkpoint), about["slot"]).cuda(), torch.bfloat16)
+    config = copy.deepcopy(mtq.NVFP4_DEFAULT_CFG)                           # the patch embedding stays as it is: FP4's blocks are for matrices
+    if isinstance(config["quant_cfg"], dict): config["quant_cfg"]["nn.Conv2d"] = {"*": {"enable": False}}         # as ModelOpt had it at first
+    else: config["quant_cfg"].append({"parent_class": "nn.Conv2d", "quantizer_name": "*", "enable": False})
     rows = [{k: torch.from_numpy(data[k][i: i + 1]).cuda() for k in data.files} for i in range(about["observations"])]
     for part in args.part:
         names = about["inputs"][part]
         if part == "action_head":
             with torch.no_grad():
                 for x in rows: x["features"] = policy.encode(x["pixel_values"].bfloat16(), x["input_ids"], x["attention_mask"]).float()
-        module = Float32Borders(policy.backbone if part == "backbone" else ActionHead(policy)).eval()
+        module = Float32Borders(policy.backbone if part == "backbone" else ActionHead(policy, names)).eval()
 
         def forward(m):
             with torch.no_grad():
                 for x in rows: m(*(x[n] for n in names))
 
-        module = mtq.quantize(module, mtq.NVFP4_DEFAULT_CFG, forward_loop=forward)
+        module = mtq.quantize(module, config, forward_loop=forward)
         mtq.print_quant_summary(module)
         for layer in module.modules():
             if hasattr(layer, "input_quantizer"):
@@ -67,7 +73,7 @@ def main():
             if hasattr(layer, "weight_quantizer"): layer.weight_quantizer._onnx_quantizer_type = "static"
         path = here / "graphs" / f"{part}.nvfp4.onnx"
         output = "features" if part == "backbone" else "actions"
-        torch.onnx.export(module, tuple(rows[0][n] for n in names), str(path), dynamo=False, opset_version=21,
+        torch.onnx.export(module, tuple(rows[0][n] for n in names), str(path), dynamo=False, opset_version=21, do_constant_folding=False,
                           input_names=names, output_names=[output])
         onnx.save(two_step(onnx.load(path)), path)
         print(f"wrote {path.name}")
