@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import copy, logging, os, shutil, warnings
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -137,7 +138,14 @@ def trace(
 
 # %% ../nbs/08_thor_export.ipynb #c021
 @torch.no_grad()
-def action_head_graph(policy: GrootPolicy, features: Tensor, x: dict[str, Tensor], steps: int, opset: int = 22) -> ModelProto: # settled policy
+def action_head_graph(
+    policy: GrootPolicy,                  # settled
+    features: Tensor,                     # (1, L, D)
+    x: dict[str, Tensor],                 # one observation
+    steps: int,                           # of denoising
+    opset: int = 22,
+    trace: Callable[..., ModelProto] = trace,              # another way from a module to a graph
+) -> ModelProto:
     "Features (1, L, D), attention_mask, state, noise -> actions (1, H, A): the denoising loop unrolled, modulations baked in; N1.6's also asks for input_ids."
     head, times = policy.action_head, step_times(policy.action_head.config, steps)
     look, step, told = Look(policy), Step(policy, 1 / len(times)), ["attention_mask", "input_ids"][: 1 + head.config.use_alternate_vl_dit]
@@ -150,7 +158,7 @@ def action_head_graph(policy: GrootPolicy, features: Tensor, x: dict[str, Tensor
     same = {n: n for n in ["features", *told, "state", *scene]}
     pieces, constants = [Piece(looking, "look", "look", same)], {}
     for i, time in enumerate(times):
-        constants |= {f"t@{i}": np.array([time], np.int64)} | {f"{m}@{i}": e[i: i + 1].numpy() for m, e in zip(mods, every)}
+        constants |= {f"t@{i}": np.array([time], np.int64)} | {f"{m}@{i}": e[i: i + 1].float().numpy() for m, e in zip(mods, every)}
         ends = {"actions": f"actions@{i}" if i else "noise", "moved": "actions" if i + 1 == len(times) else f"actions@{i + 1}"}
         pieces.append(Piece(stepping, "step", f"step{i}", same | ends | {n: f"{n}@{i}" for n in ["t", *mods]}))
     return weave(pieces, ["actions"], constants)

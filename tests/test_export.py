@@ -14,7 +14,7 @@ from groot_cookbook.backbone import Backbone, BackboneConfig, tiny_tokenizer
 from groot_cookbook.benchmark import ingest
 from groot_cookbook.episodes import Episode, Dataset, write_dataset
 from groot_cookbook import graphs as files
-from groot_cookbook.export import Parity, answers, borders, drawn, export_policy, observations, parity, settled, trace, write_bundle
+from groot_cookbook.export import Parity, action_head_graph, answers, borders, drawn, export_policy, lowered, observations, parity, settled, trace, write_bundle
 from groot_cookbook.graphs import calibrate, check, emulated, lower, quantise, save_graph
 from groot_cookbook.policy import Embodiment, GrootPolicy, PolicyConfig, build_policy
 
@@ -222,14 +222,18 @@ def test_bench_without_graphs_says_what_to_do(bundle):
     assert done.returncode == 1 and "build.sh" in done.stderr
 
 
-@pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("thor_bench", THOR / "bench.py")
+def load(name):
+    "A script of the bundle as a module."
+    spec = importlib.util.spec_from_file_location(f"thor_{name}", THOR / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     sys.dont_write_bytecode, old = True, sys.dont_write_bytecode
     spec.loader.exec_module(module)
     sys.dont_write_bytecode = old
     return module
+
+
+@pytest.fixture(scope="module")
+def script(): return load("bench")
 
 
 def layer(name, formats, tactic=""):
@@ -289,16 +293,37 @@ def test_build_script_builds_strongly_typed(bundle, tmp_path):
     assert (bundle / "engines" / "environment.txt").stat().st_size
 
 
-def test_the_heads_for_fp4_are_the_policys(made):
-    "nvfp4.py was not run whole, ModelOpt wants CUDA; what it hands to ModelOpt can be: N1.5's head, and N1.6's, which takes the ids too."
-    spec = importlib.util.spec_from_file_location("thor_nvfp4", THOR / "nvfp4.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+@pytest.fixture(scope="module")
+def fp4(): return load("nvfp4")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_without_fp4_the_graphs_for_fp4_say_what_torch_says(made, fp4, monkeypatch):
+    "ModelOpt wants CUDA; all that stands around it does not: the way from a module in bf16 to a graph with float32 borders, and the head woven from such graphs."
+    monkeypatch.setattr(fp4, "two_step", lambda model: model)
+    for p in (made["policy"], n16_of(made["policy"])):
+        slot, inputs = made["robot"].slot, made["inputs"]
+        one, expected = lowered(settled(p, slot), torch.bfloat16), [answers(p, x, slot) for x in inputs]
+        x, features = ({k: torch.from_numpy(v) for k, v in each.items()} for each in (inputs[0], expected[0]))
+        with torch.no_grad():
+            seen = ["pixel_values", "input_ids", "attention_mask"]
+            graphs = {"backbone": fp4.trace(one.backbone, tuple(x[n] for n in seen), seen, ["features"]),
+                      "action_head": action_head_graph(one, features["features"].bfloat16(), x, 4, 21, fp4.trace)}
+        for part, graph in graphs.items():
+            onnx.checker.check_model(graph)
+            for node in (n for n in graph.graph.node if n.op_type == "EyeLike"):     # TensorRT has it, ONNX Runtime does not have it for booleans
+                graph.graph.initializer.append(onnx.numpy_helper.from_array(np.eye(x["input_ids"].shape[1], dtype=bool), node.output[0]))
+                graph.graph.node.remove(node)
+            parity(emulated(graph), part, "bf16", inputs, expected).check(.999)
+
+
+def test_the_heads_for_fp4_are_the_policys(made, fp4):
+    "What ModelOpt measures the reach of: N1.5's head, and N1.6's, which takes the ids too."
     p, slot = made["policy"], made["robot"].slot
     x = {k: torch.from_numpy(v) for k, v in (made["inputs"][0] | made["expected"][0]).items()}
     for policy in (p, n16_of(p)):
         names = sorted(["features", "attention_mask", "state", "noise", *["input_ids"] * (policy is not p)])
-        with torch.no_grad(): said = module.ActionHead(settled(policy, slot), names)(*(x[n] for n in names))
+        with torch.no_grad(): said = fp4.ActionHead(settled(policy, slot), names)(*(x[n] for n in names))
         want = policy.act(x["features"], x["attention_mask"], x["state"], torch.tensor([slot]), x["noise"], policy.patches(x["input_ids"]))
         assert torch.allclose(said, want, atol=1e-6)
 

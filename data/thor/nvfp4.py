@@ -4,14 +4,17 @@
     python3 nvfp4.py --checkpoint FOLDER [--part backbone]
 
 Runs on a machine with CUDA, `pip install nvidia-modelopt[onnx]` and groot_cookbook. FP4 needs torch: ModelOpt inserts its block scales into
-the module, not into an ONNX file. NOT RUN by the authors, who had neither ModelOpt nor a Blackwell GPU at hand: read what it prints.
+the module, not into an ONNX file. The authors had no GPU with ModelOpt at hand: with ModelOpt 0.47 on a CPU, and its CUDA kernel left out, the script ran to
+its end on the tiny policy; what the graphs say, and how fast, nobody has seen. Look at what it prints.
 """
 import argparse, copy, json
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import onnx
 import torch
+from torch.utils._pytree import tree_map
 
 
 class ActionHead(torch.nn.Module):
@@ -27,13 +30,42 @@ class ActionHead(torch.nn.Module):
         return self.head(x["features"], x["attention_mask"], x["state"], self.robot, x["noise"], images=images)
 
 
+def to(dtype): return lambda a: a.to(dtype) if isinstance(a, torch.Tensor) and a.is_floating_point() else a
+
+
 class Float32Borders(torch.nn.Module):
     "bf16 inside, float32 outside, like the other graphs of the bundle."
     def __init__(self, module):
         super().__init__()
         self.module = module
 
-    def forward(self, *args): return self.module(*(a.bfloat16() if a.is_floating_point() else a for a in args)).float()
+    def forward(self, *args): return tree_map(to(torch.float32), self.module(*tree_map(to(torch.bfloat16), args)))
+
+
+def trace(module, args, inputs, outputs, opset=21):
+    "A quantised module as a graph. By torch's older exporter, the one for which ModelOpt describes its nodes; folding constants would undo them."
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "graph.onnx"
+        torch.onnx.export(Float32Borders(module).eval(), tree_map(to(torch.float32), args), str(path), dynamo=False, opset_version=opset, do_constant_folding=False,
+                          input_names=inputs, output_names=outputs)
+        model = onnx.load(path)
+    for a in (a for n in model.graph.node if n.op_type == "Cast" for a in n.attribute):
+        if a.i == onnx.TensorProto.COMPLEX128: a.i = onnx.TensorProto.BFLOAT16       # a slip of the exporter: 15 is torch's number for bf16, and ONNX's for complex ones
+    model = two_step(model)
+    held = {w.name for w in model.graph.initializer}
+    inputs = [i for i in model.graph.input if i.name not in held]             # ModelOpt lists its scales among them
+    del model.graph.input[:]
+    model.graph.input.extend(inputs)
+    return model
+
+
+def two_step(model):
+    "ModelOpt's FP4 nodes as the two standard DequantizeLinear that TensorRT reads; the function moved in ModelOpt 0.43."
+    try: from modelopt.onnx.export import NVFP4QuantExporter
+    except ImportError:
+        from modelopt.onnx.quantization.qdq_utils import fp4qdq_to_2dq
+        return fp4qdq_to_2dq(model)
+    return NVFP4QuantExporter.process_model(model)
 
 
 def main():
@@ -43,7 +75,8 @@ def main():
     args = parser.parse_args()
     import modelopt.torch.quantization as mtq
     from groot_cookbook.core import sha256
-    from groot_cookbook.export import lowered, settled
+    from groot_cookbook.export import action_head_graph, lowered, settled
+    from groot_cookbook.graphs import save_graph
     from groot_cookbook.policy import GrootPolicy
 
     here = Path(__file__).resolve().parent
@@ -54,38 +87,26 @@ def main():
     if isinstance(config["quant_cfg"], dict): config["quant_cfg"]["nn.Conv2d"] = {"*": {"enable": False}}         # as ModelOpt had it at first
     else: config["quant_cfg"].append({"parent_class": "nn.Conv2d", "quantizer_name": "*", "enable": False})
     rows = [{k: torch.from_numpy(data[k][i: i + 1]).cuda() for k in data.files} for i in range(about["observations"])]
+    with torch.no_grad():
+        for x in rows: x["features"] = policy.encode(x["pixel_values"].bfloat16(), x["input_ids"], x["attention_mask"]).float()
     for part in args.part:
         names = about["inputs"][part]
-        if part == "action_head":
-            with torch.no_grad():
-                for x in rows: x["features"] = policy.encode(x["pixel_values"].bfloat16(), x["input_ids"], x["attention_mask"]).float()
         module = Float32Borders(policy.backbone if part == "backbone" else ActionHead(policy, names)).eval()
 
         def forward(m):
             with torch.no_grad():
                 for x in rows: m(*(x[n] for n in names))
 
-        module = mtq.quantize(module, config, forward_loop=forward)
+        module = mtq.quantize(module, config, forward_loop=forward)        # the policy's own layers, in place
         mtq.print_quant_summary(module)
         for layer in module.modules():
             if hasattr(layer, "input_quantizer"):
                 layer.input_quantizer._trt_high_precision_dtype, layer.input_quantizer._onnx_quantizer_type = "BFloat16", "dynamic"
             if hasattr(layer, "weight_quantizer"): layer.weight_quantizer._onnx_quantizer_type = "static"
-        path = here / "graphs" / f"{part}.nvfp4.onnx"
-        output = "features" if part == "backbone" else "actions"
-        torch.onnx.export(module, tuple(rows[0][n] for n in names), str(path), dynamo=False, opset_version=21, do_constant_folding=False,
-                          input_names=names, output_names=[output])
-        onnx.save(two_step(onnx.load(path)), path)
-        print(f"wrote {path.name}")
-
-
-def two_step(model):
-    "ModelOpt's FP4 nodes as the two standard DequantizeLinear that TensorRT reads; the function moved in ModelOpt 0.43."
-    try: from modelopt.onnx.export import NVFP4QuantExporter
-    except ImportError:
-        from modelopt.onnx.quantization.qdq_utils import fp4qdq_to_2dq
-        return fp4qdq_to_2dq(model)
-    return NVFP4QuantExporter.process_model(model)
+        with torch.no_grad():
+            if part == "backbone": graph = trace(policy.backbone, tuple(rows[0][n] for n in names), names, ["features"])
+            else: graph = action_head_graph(policy, rows[0]["features"].bfloat16(), rows[0], about["denoising_steps"], 21, trace)
+        print("wrote", ", ".join(p.name for p in save_graph(graph, here / "graphs" / f"{part}.nvfp4.onnx")))
 
 
 if __name__ == "__main__": main()
