@@ -149,16 +149,17 @@ def action_head_graph(
     "Features (1, L, D), attention_mask, state, noise -> actions (1, H, A): the denoising loop unrolled, modulations baked in; N1.6's also asks for input_ids."
     head, times = policy.action_head, step_times(policy.action_head.config, steps)
     look, step, told = Look(policy), Step(policy, 1 / len(times)), ["attention_mask", "input_ids"][: 1 + head.config.use_alternate_vl_dit]
-    every = head.model.modulations(torch.tensor(times))
-    first, t = [m[:1] for m in every], torch.tensor(times[:1])
+    t = torch.tensor(times, device=features.device)
+    every = head.model.modulations(t)
+    first = [m[:1] for m in every]
     keys_values = look(features, x["attention_mask"])
     scene, mods = [f"scene{i}" for i in range(len(keys_values))], [f"mod{i}" for i in range(len(every))]
     looking = trace(look, (features, x["attention_mask"]), ["features", "attention_mask"], scene, opset)
-    stepping = trace(step, ([x[n] for n in told], x["state"], x["noise"], t, keys_values, first), [*told, "state", "actions", "t", *scene, *mods], ["moved"], opset)
+    stepping = trace(step, ([x[n] for n in told], x["state"], x["noise"], t[:1], keys_values, first), [*told, "state", "actions", "t", *scene, *mods], ["moved"], opset)
     same = {n: n for n in ["features", *told, "state", *scene]}
     pieces, constants = [Piece(looking, "look", "look", same)], {}
     for i, time in enumerate(times):
-        constants |= {f"t@{i}": np.array([time], np.int64)} | {f"{m}@{i}": e[i: i + 1].float().numpy() for m, e in zip(mods, every)}
+        constants |= {f"t@{i}": np.array([time], np.int64)} | {f"{m}@{i}": e[i: i + 1].float().cpu().numpy() for m, e in zip(mods, every)}
         ends = {"actions": f"actions@{i}" if i else "noise", "moved": "actions" if i + 1 == len(times) else f"actions@{i + 1}"}
         pieces.append(Piece(stepping, "step", f"step{i}", same | ends | {n: f"{n}@{i}" for n in ["t", *mods]}))
     return weave(pieces, ["actions"], constants)
