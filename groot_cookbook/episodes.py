@@ -22,8 +22,8 @@ _all_ = ["Modality", "TABLETOP", "Finding", "validate", "summarise"]
 
 # %% auto #0
 __all__ = ['Episode', 'portrait', 'slot', 'Source', 'record', 'Normalizer', 'write_dataset', 'name_cameras', 'choose', 'Dataset',
-           'recompute', 'statistics', 'convert', 'at_rate', 'RatioSampler', 'mix', 'Part', 'take', 'write_seeds',
-           'write_source', 'Modality', 'TABLETOP', 'Finding', 'validate', 'summarise']
+           'recompute', 'statistics', 'convert', 'at_rate', 'AtRate', 'RatioSampler', 'mix', 'Part', 'take',
+           'write_seeds', 'write_source', 'Modality', 'TABLETOP', 'Finding', 'validate', 'summarise']
 
 # %% ../nbs/01_episodes.ipynb #c009
 @dataclass(frozen=True, eq=False, repr=False)
@@ -286,6 +286,16 @@ def at_rate(e: Episode, fps: float) -> Episode:
     actions = e.actions[given]
     if length > 1: actions[-1] = actions[-2]                                    # the row of the last frame repeats the one before, here too
     return replace(e, frames=e.frames[nearest], state=state, actions=actions, fps=float(fps), views={name: v[nearest] for name, v in e.views.items()})
+
+
+@dataclass(frozen=True)
+class AtRate(Sequence):
+    "Episodes on another clock, each read when it is asked for: the films of a whole dataset need not fit in memory."
+    episodes: Sequence[Episode]
+    fps: float
+
+    def __len__(self) -> int: return len(self.episodes)
+    def __getitem__(self, i: int) -> Episode: return at_rate(self.episodes[i], self.fps)          # type: ignore[override]
 
 # %% ../nbs/01_episodes.ipynb #c045
 class RatioSampler:

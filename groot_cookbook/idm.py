@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -24,8 +24,9 @@ from .optimizer import State
 _all_ = ["IDMConfig", "InverseDynamics"]
 
 # %% auto #0
-__all__ = ['EVERY', 'pairs', 'configure', 'prepare', 'spoil', 'Pool', 'fit_idm', 'Labels', 'label', 'usual_doubt', 'Dimension',
-           'Reading', 'best_lag', 'measure', 'knows', 'traces', 'label_dream', 'IDMConfig', 'InverseDynamics']
+__all__ = ['EVERY', 'pairs', 'configure', 'prepare', 'shrunk', 'spoil', 'Pool', 'fit_idm', 'Labels', 'label', 'usual_doubt',
+           'Dimension', 'Reading', 'best_lag', 'measure', 'knows', 'traces', 'label_dream', 'IDMConfig',
+           'InverseDynamics']
 
 # %% ../nbs/03_idm.ipynb #c013
 def pairs(episode: Episode, gap: int = 1): # (first frames, frames `gap` later, the `gap` actions between): (N, H, W, 3) twice, (N, gap, A)
@@ -43,11 +44,10 @@ def configure(
     **settings                    # fields of IDMConfig: gap, head, image_size, width, members
 ) -> IDMConfig:
     "Read range, constant and two-valued dimensions and the time base off the data."
-    episodes = list(episodes)
-    rates = sorted({float(e.fps) for e in episodes})
-    if len(rates) != 1:
+    seen = [(float(e.fps), e.actions) for e in episodes]          # films are let go: those of a whole dataset need not fit in memory
+    if len(rates := sorted({fps for fps, _ in seen})) != 1:
         raise CookbookError(f"clips at {rates} frames a second", "episodes", "Resample them to one rate: an action is what happens between two frames")
-    actions = np.concatenate([e.actions for e in episodes])
+    actions = np.concatenate([a for _, a in seen])
     if not np.isfinite(actions).all(): raise CookbookError("NaN or infinite actions", "episodes", "Run the validator of 01_episodes on this dataset")
     low, high = np.quantile(actions, [.001, .999], axis=0)        # one wild command must not squeeze all others into a corner
     low, high = np.where(high - low > 1e-3, [low, high], actions.mean(0))     # less than a thousandth is noise about one value
@@ -65,6 +65,9 @@ def prepare(frames: np.ndarray, size: int) -> Tensor:  # (T, H, W, 3) uint8 -> (
     if x.shape[-2:] == (size, size): return x.contiguous()
     big = [F.interpolate(part.float(), (size, size), mode="bilinear", antialias=True, align_corners=False) for part in x.split(64)]
     return torch.cat(big).round().clamp(0, 255).to(torch.uint8)
+
+
+def shrunk(e: Episode, size: int) -> Episode: return replace(e, frames=prepare(e.frames, size).permute(0, 2, 3, 1).numpy(), views={})  # as large as the model sees it
 
 
 def spoil(
@@ -120,7 +123,7 @@ EVERY = 250    # steps between two savings of a fit that can be resumed
 
 
 def fit_idm(
-    episodes: Iterable[Episode],     # labelled clips of one robot at one rate
+    episodes: Sequence[Episode],     # labelled clips of one robot at one rate
     config: IDMConfig | None = None, # read off the data where absent
     steps: int = 1000,               # length of the learning-rate schedule
     minutes: float = float("inf"),   # stop here even if steps are left; with `work`, the next call goes on
@@ -130,17 +133,17 @@ def fit_idm(
     work: str | Path | None = None,  # keep state here and resume from it
 ) -> InverseDynamics:
     "Fit an inverse dynamics model; one clip in eight is kept apart to learn how much doubt is usual."
-    config = start.config if start else config or configure(episodes := list(episodes))
-    if not (episodes := [e for e in episodes if e.length > config.gap]): raise CookbookError(f"no episodes of more than {config.gap} frames", "idm", "Give at least two labelled clips")
-    apart = episodes[::8] if len(episodes) > 1 else episodes
-    pool = Pool.of([e for i, e in enumerate(episodes) if i % 8] or episodes, config)
+    config = start.config if start else config or configure(episodes)
+    if not (small := [shrunk(e, config.image_size) for e in episodes if e.length > config.gap]): raise CookbookError(f"no episodes of more than {config.gap} frames", "idm", "Give at least two labelled clips")
+    apart = small[::8] if len(small) > 1 else small
+    pool = Pool.of([e for i, e in enumerate(small) if i % 8] or small, config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         idm = InverseDynamics(replace(config)).to(memory_format=torch.channels_last)
     if start: idm.load_state_dict(start.state_dict())
     optimizer = torch.optim.AdamW(idm.parameters(), lr=lr, weight_decay=.01, betas=(.9, .99))
     itself = dict(steps=steps, batch=batch, lr=lr, spoiling=spoiling, seed=seed, config=asdict(config))
-    learned_from = [*idm.state_dict().values(), *(a for e in episodes for a in (e.actions, e.frames))]
+    learned_from = [*idm.state_dict().values(), *(a for e in small for a in (e.actions, e.frames))]
     state = State(Path(work) / "state.safetensors" if work else None, idm.state_dict(), [optimizer], dict(idm.named_parameters()), itself, learned_from)
     done = state.load(step=0)["step"]
     idm.train()
@@ -251,9 +254,9 @@ def measure(
     still: float = .02,           # dimensions that vary less than this (rad, standard deviation) count as standing still
 ) -> Reading:
     "Label clips whose actions are known and compare."
-    c, episodes = idm.config, list(episodes)
-    read = [label(idm, e.frames, e.fps) for e in episodes]
-    said, truth = np.concatenate([r.actions for r in read]), np.concatenate([e.actions[:-1] for e in episodes])
+    c = idm.config
+    read, done = zip(*((label(idm, e.frames, e.fps), e.actions[:-1]) for e in episodes))          # one film at a time
+    said, truth = np.concatenate([r.actions for r in read]), np.concatenate(done)
     dimensions = []
     for i, name in enumerate(c.names):
         wrong, var = said[:, i] - truth[:, i], truth[:, i].var()
@@ -264,7 +267,7 @@ def measure(
     moving = [i for i, d in enumerate(dimensions) if d.kind == "moving"]
     error = np.abs(c.normalizer.normalize(said) - c.normalizer.normalize(truth))[:, moving].mean(1) if moving else np.zeros(len(said))
     keys = {k: _summary(dimensions[a:b]) for k, (a, b) in c.keys.items()}
-    lags = [best_lag(r.actions[:, moving], e.actions[:-1][:, moving]) for r, e in zip(read, episodes)] if moving else [0]
+    lags = [best_lag(r.actions[:, moving], d[:, moving]) for r, d in zip(read, done)] if moving else [0]
     return Reading(dimensions, len(said), keys, _rank_correlation(np.concatenate([r.spread for r in read]), error), int(np.median(lags)),
                    error, np.concatenate([r.confidence for r in read]))
 

@@ -335,3 +335,12 @@ def test_an_episode_in_a_long_film_begins_where_the_clock_of_the_film_says(tmp_p
 @pytest.mark.parametrize("robot, slot", [("GR1ArmsAndWaistFourierHands", "gr1"), ("fourier GR-1", "gr1"), ("oxe_droid", "oxe_droid"), ("franka-droid", "oxe_droid"), ("agibot_genie1", "agibot_genie1"),
                                          ("android_v2", "new_embodiment"), ("so100", "new_embodiment")])
 def test_a_robot_gets_the_slot_of_its_own_name(robot, slot): assert lib.slot(robot) == slot
+
+
+def test_episodes_on_another_clock_stay_on_disk(tmp_path):
+    "Read when they are asked for, and then what `at_rate` gives."
+    dataset = Dataset(write_dataset([episode(20, seed=i, text=f"t {i}") for i in range(3)], tmp_path / "d"))
+    slow = lib.AtRate(dataset, 5.)
+    first = weakref.ref(slow[0])
+    assert len(slow) == 3 and first() is None and [e.fps for e in slow] == [5.] * 3
+    np.testing.assert_array_equal(slow[1].frames, at_rate(dataset[1], 5.).frames)

@@ -1,5 +1,6 @@
 "Inverse dynamics: order, clock, votes, refusal, resumption. Random weights and a few steps are enough for all of it."
-import json
+import json, weakref
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -226,3 +227,20 @@ def test_clips_too_short_to_be_read_are_left_out(tmp_path):
     got, want = (fit_idm(clips, config, steps=2, batch=4) for clips in ([short, *CLIPS], CLIPS))
     assert all(torch.equal(a, b) for a, b in zip(got.state_dict().values(), want.state_dict().values()))
     with pytest.raises(CookbookError, match="no episodes of more than 1 frames"): fit_idm([short, short], config, steps=2)
+
+
+def test_films_are_looked_at_one_at_a_time():
+    "Reading off the data, measuring and fitting: never two films at the camera's size in memory, and the same numbers as from small ones."
+    class Films(Sequence):
+        def __init__(self): self.given, self.most = [], 0
+        def __len__(self): return len(CLIPS)
+        def __getitem__(self, i):
+            big = replace(CLIPS[i], frames=CLIPS[i].frames.repeat(4, 1).repeat(4, 2))
+            self.given = [r for r in self.given if r() is not None] + [weakref.ref(big.frames)]
+            self.most = max(self.most, len(self.given))
+            return big
+    films, whole = Films(), [Films()[i] for i in range(len(CLIPS))]
+    config = configure(films, **SMALL)
+    idm, same = (fit_idm(clips, config, steps=2, batch=4) for clips in (films, whole))
+    assert all(torch.equal(a, b) for a, b in zip(idm.state_dict().values(), same.state_dict().values())) and idm.config.unsure == same.config.unsure
+    assert measure(idm, films).as_dict() == measure(idm, whole).as_dict() and films.most <= 2 < len(films)      # the next is made before the last is let go
