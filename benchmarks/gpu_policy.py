@@ -32,7 +32,7 @@ from bench import gpu_arguments, provenance, typed
 from groot_cookbook import core
 from groot_cookbook.action_head import ActionHeadConfig, step_times
 from groot_cookbook.backbone import BackboneConfig, pixels, tiny_tokenizer
-from groot_cookbook.benchmark import Latency, measure, workload
+from groot_cookbook.benchmark import STEPS, Latency, measure, workload
 from groot_cookbook.episodes import Normalizer
 from groot_cookbook.export import lowered, settled
 from groot_cookbook.inference import ChunkEngine, captured
@@ -110,12 +110,12 @@ class Bench:
         print(f"{taken.backend:28} {taken.scope:11} p50 {taken.percentile(50):9.3f} ms  p99 {taken.percentile(99):9.3f}  {about}", flush=True)
 
     def agreement(self, got: Tensor, inputs: list[Tensor], name: str, at_least: float) -> dict[str, float]:
-        "How near to float32 eager: the chunk, and by the stricter measure, which decides, what was added to the noise; `length` is how much of that is there, 1 as it should be."
+        "How near to float32 eager: the chunk, and by the stricter measure, which decides, what was added to the noise; `size_of_movement` should be 1."
         key = tuple(x.shape for x in inputs)
         if key not in self.wants: self.wants[key] = anew(self.policy, *inputs)
         cosine = lambda a, b: torch.nn.functional.cosine_similarity(a.flatten().double(), b.flatten().double(), 0).item()
         moved, wanted = got - inputs[-1], self.wants[key] - inputs[-1]
-        found = {"cosine": cosine(got, self.wants[key]), "cosine_of_movement": cosine(moved, wanted), "length": (moved.norm() / wanted.norm()).item()}
+        found = {"cosine": cosine(got, self.wants[key]), "cosine_of_movement": cosine(moved, wanted), "size_of_movement": (moved.norm() / wanted.norm()).item()}
         if not found["cosine_of_movement"] >= at_least: raise core.CookbookError(f"{name} says something else than eager (cosine {found['cosine_of_movement']:.5f})", "gpu_policy", "Its speed means nothing; find the step that differs")
         return found
 
@@ -208,9 +208,10 @@ def run(size: str, device: torch.device, n: int, side: int, compiled: bool, seco
             taken = measure(partial(plain.predict, *more), "CUDA graph", "end to end", 100 if rows == 1 else 20)
             bench.row(taken, rows=rows, views=views, chunks_a_second=rows / taken.percentile(50) * 1e3, **peak())
     steps, reached = len(step_times(policy.config.action_head)), floors(device, quick.chunk.future.dtype, side)
-    work = workload(policy.config, words=inputs[1].shape[1] - policy.config.backbone.tokens_per_view, lean=steps)
-    gigabytes = sum(w.weights_m for w in work.values()) * quick.chunk.future.dtype.itemsize / 1e3
-    teraflop = sum(w.gflop for w in work.values()) / 1e3
+    work = workload(policy.config, words=inputs[1].shape[1] - policy.config.backbone.tokens_per_view, lean=True)
+    times = {p: steps if p in STEPS else 1 for p in work}
+    gigabytes = sum(w.weights_m * times[p] for p, w in work.items()) * quick.chunk.future.dtype.itemsize / 1e3
+    teraflop = sum(w.gflop * times[p] for p, w in work.items()) / 1e3
     found["floors"] = reached | {"gigabytes": gigabytes, "teraflop": teraflop, "floor_ms": max(gigabytes / reached["gb_s"], teraflop / reached["tflops"]) * 1e3}
     return {"rows": bench.rows, **found, "tokens": inputs[1].shape[1], "denoising_steps": steps, "seconds": round(time.monotonic() - began, 1)}
 

@@ -81,7 +81,7 @@ class AdaNorm(nn.Module):
 
 # %% ../nbs/05b_action_head.ipynb #c015
 def modulate(x: Tensor, scale_shift: Tensor, eps: float = 1e-5) -> Tensor: # (B, N, D), (B or 1, 1, 2D)
-    scale, shift = scale_shift.chunk(2, -1)
+    scale, shift = scale_shift.chunk(2, -1)                            # a plain number below: torch's older exporter, which FP4 needs, traces shapes
     return F.layer_norm(x, [int(x.shape[-1])], eps=eps) * (1 + scale) + shift
 
 

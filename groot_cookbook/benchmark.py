@@ -228,22 +228,22 @@ def workload(
     config: PolicyConfig | None = None,   # N1.5 itself unless told
     views: int = 1,
     words: int = 40,
-    lean: int = 0,                        # denoising steps of a whole chunk in which nothing is computed twice; 0: one look and one step, everything computed anew
-) -> dict[str, Work]:                     # part -> work
-    "Count what a policy does for one robot, on shapes alone."
+    lean: bool = False,                   # as chapter 08 exports: the scene's keys and values once a chunk, modulations known; else a step computes all anew
+) -> dict[str, Work]:                     # part -> work; `scene`, where lean, is what of the DiT is read once a chunk
+    "Count one look and one denoising step for one robot, on shapes alone."
     config = config or PolicyConfig()
     with torch.device("meta"):
         model = settled(GrootPolicy(config).eval(), 0)
         size, c, length = config.backbone.image_size, config.action_head, views * config.backbone.tokens_per_view + words
         mask, one, head = torch.ones(1, length, dtype=torch.long), torch.zeros(1, dtype=torch.long), model.action_head
         state, actions, known = torch.zeros(1, c.max_state_dim), torch.zeros(1, c.action_horizon, c.action_dim), head.model.modulations(one)
-        with Tally(model, PREFIXES) as tally:
-            features = model.encode(torch.zeros(views, 3, size, size), mask, mask)
-            if not lean: model.denoise_step(features, mask, state, one, actions, one, images=mask.bool())
-            else: scene = head.look(features, mask)
-            for _ in range(lean): head.velocity(scene, mask, state, actions, one, one, known, images=mask.bool())
-    total = lambda part, what, unit: round(sum(getattr(op, what) for op in tally.ops if op.part == part) / unit, 3)
-    return {part: Work(part, total(part, "flops", 1e9), total(part, "weights", 1e6), total(part, "activations", 1e6)) for part in PREFIXES.values()}
+        with Tally(model, PREFIXES | {"action_head.model": "scene" if lean else "dit_step"}) as once:
+            scene = head.look(model.encode(torch.zeros(views, 3, size, size), mask, mask), mask)
+        with Tally(model, PREFIXES) as step: head.velocity(scene, mask, state, actions, one, one, known if lean else None, images=mask.bool())
+    ops = once.ops + step.ops
+    total = lambda part, what, unit: round(sum(getattr(op, what) for op in ops if op.part == part) / unit, 3)
+    parts = [*PREFIXES.values(), *["scene"] * lean]
+    return {part: Work(part, total(part, "flops", 1e9), total(part, "weights", 1e6), total(part, "activations", 1e6)) for part in parts}
 
 # %% ../nbs/09_benchmark.ipynb #c037
 BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "fp8": 1, "nvfp4": 0.5 + 1 / 16}     # of a weight; NVFP4 shares one byte of scale among 16
@@ -323,7 +323,7 @@ def chunk_ms(
     device: Device,
     precision: dict[str, str],            # part -> precision; "" for the rest
     reading: float = 1.0,                 # share of the bandwidth that is reached
-    steps: int = 4,                       # of denoising; 1 where `work` counts a whole chunk already
+    steps: int = 4,                       # of denoising
 ) -> float:
     "A whole chunk of actions, engines only."
     return sum(predict_ms(w, device, precision.get(p, precision[""]), reading) * (steps if p in STEPS else 1) for p, w in work.items())

@@ -18,10 +18,10 @@ BESIDE = {"lerobot/eagle2hg-processor-groot-n1p5": "", "nvidia/Cosmos-1.0-Guardr
 BOOK = ("", "workspace", "models", "notebooks", "export", "sign")      # the base and the extras that the chapters need
 
 
-def at_least_one(text: str) -> int:
-    "A whole number of seconds that something can be done in."
-    if (n := int(text)) < 1: raise argparse.ArgumentTypeError(f"{n} is less than 1")
-    return n
+def seconds(text: str) -> int:
+    "A whole number of them, in which something can be done."
+    if not text.isdecimal() or int(text) < 1: raise argparse.ArgumentTypeError(f"{text!r} is no whole number of seconds from 1 on")
+    return int(text)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -43,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
             ("--dataset", dict(metavar="PATH", help="a LeRobot dataset in place of the workspace's teleoperation")),
             ("-p", dict(dest="sets", action="append", default=[], metavar="CHAPTER.name=value", help="set a parameter; may be repeated")),
             ("--force", dict(action="store_true", help="run chapters even when nothing has changed")),
-            ("--cell-limit", dict(type=at_least_one, metavar="SECONDS", help="longest time for one cell")), ("--chapter-limit", dict(type=at_least_one, metavar="SECONDS", help="longest time for one chapter")))
+            ("--cell-limit", dict(type=seconds, metavar="SECONDS", help="longest time for one cell")), ("--chapter-limit", dict(type=seconds, metavar="SECONDS", help="longest time for one chapter")))
     command("list", "the chapters, what they promise and make")
     command("params", "what a chapter can be told, and what each profile tells it", ("chapter", {}))
     command("report", "write report.html for a run folder again", ("out", dict(nargs="?", default=None, metavar="FOLDER", help="default: the run touched last")))

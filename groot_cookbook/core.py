@@ -1,7 +1,7 @@
 """What every chapter shares: errors that help, the run folder and its manifests, checkpoints by name, figures."""
 from __future__ import annotations
 
-import functools, hashlib, importlib, inspect, json, multiprocessing, os, platform, re, shutil, sys, threading, time
+import functools, hashlib, importlib, inspect, json, multiprocessing, os, platform, re, shlex, shutil, sys, threading, time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, nullcontext
@@ -97,8 +97,10 @@ def made_by(run: str | Path, stage: str) -> str:
     "The command that makes one stage of a run as the rest of it was made: same profile, same dataset, same parameters."
     try: said = str(json.loads((Path(run) / "run.json").read_text(encoding="utf-8"))["command"])
     except (OSError, ValueError, KeyError, TypeError): said = ""
-    if not said.startswith("groot-cookbook run"): said = f"groot-cookbook run --out {run}"
-    return re.sub(r" --only( (?!-)\S+)+| --from \S+| --force", "", said) + f" --only {stage[:2]}"
+    words = shlex.split(said) if said.startswith("groot-cookbook run") else ["groot-cookbook", "run", "--out", str(run)]
+    flags = [i for i, w in enumerate(words) if w.startswith("-")] + [len(words)]
+    picks = [range(i, j) for i, j in zip(flags, flags[1:]) if words[i].partition("=")[0] in ("--only", "--from", "--force")]      # each with what follows it
+    return shlex.join([w for i, w in enumerate(words) if not any(i in p for p in picks)] + ["--only", stage[:2]])
 
 
 @dataclass
@@ -164,6 +166,12 @@ def run_folder(run: str | Path) -> Path:
 def is_folder(path: Path) -> bool:
     "Whether a text that may be anything names a folder; one too long for a name, or with a zero byte, does not."
     try: return path.is_dir()
+    except (OSError, ValueError): return False
+
+
+def is_file(path: Path) -> bool:
+    "Whether it names a file, in the same way."
+    try: return path.is_file()
     except (OSError, ValueError): return False
 
 

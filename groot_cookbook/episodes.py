@@ -78,7 +78,7 @@ def portrait(e: Episode, modality: Modality, n: int = 8):  # -> a figure: n fram
 # %% ../nbs/01_episodes.ipynb #c013
 def slot(robot_type: str) -> str:
     "Which of the policy's embodiment slots fits a robot: one that NVIDIA trained, or a new one."
-    known = {"gr-?1": "gr1", "droid": "oxe_droid", "agibot": "agibot_genie1"}       # where a word begins: an android is no DROID
+    known = {r"gr-?1(?!\d)": "gr1", "droid": "oxe_droid", "agibot": "agibot_genie1"}       # where a word begins: an android is no DROID
     return next((slot for part, slot in known.items() if re.search(rf"(?<![a-z]){part}", robot_type.lower())), "new_embodiment")
 
 

@@ -42,13 +42,13 @@ def sweep(out: Path) -> None:
 
 
 def watched(params: dict) -> dict[str, str]:
-    "Fingerprints of the folders that parameters name (a dataset, a checkpoint): a stage runs again when one is altered."
+    "Fingerprints of the folders and files that parameters name (a dataset, a checkpoint, a board's figures): a stage runs again when one is altered."
     found = {}
     for name, value in params.items():
         if name == "run" or not isinstance(value, str) or not value: continue
         for path in (ROOT / value, core.data_dir() / "checkpoints" / value):
-            if core.is_folder(path):
-                files = [(p.relative_to(path).as_posix(), p.stat().st_size, p.stat().st_mtime_ns) for p in sorted(path.rglob("*")) if p.is_file()]
+            if core.is_folder(path) or core.is_file(path):
+                files = [(p.relative_to(path).as_posix(), p.stat().st_size, p.stat().st_mtime_ns) for p in sorted(path.rglob("*")) or [path] if p.is_file()]
                 found[name] = core.hashlib.sha256(repr(files).encode()).hexdigest()[:16]
                 break
     return found

@@ -113,7 +113,7 @@ def test_a_missing_stage_says_how_to_make_it(tmp_path):
 
 @pytest.mark.parametrize("said, then", [
     ("groot-cookbook run --profile laptop --dataset 'my robot' --only 00 01 -p 03_idm.seed=1", "groot-cookbook run --profile laptop --dataset 'my robot' -p 03_idm.seed=1 --only 03"),
-    ("groot-cookbook run --out r --from 02 --force", "groot-cookbook run --out r --only 03"), ("something else", "groot-cookbook run --out {run} --only 03")])
+    ("groot-cookbook run --out 'a --force b' --from=02 --force", "groot-cookbook run --out 'a --force b' --only 03"), ("something else", "groot-cookbook run --out {run} --only 03")])
 def test_a_missing_stage_is_made_as_the_rest_of_its_run_was(tmp_path, said, then):
     (tmp_path / "run.json").write_text(json.dumps({"command": said}))
     assert core.made_by(tmp_path, "03_idm") == then.format(run=tmp_path)
@@ -274,7 +274,7 @@ def test_code_that_is_edited_while_a_chapter_runs_makes_it_stale(tmp_path, monke
 
 @pytest.mark.parametrize("text", ["x" * 300, "a\0b"])
 def test_a_text_that_cannot_name_a_folder_names_none(text):
-    assert not core.is_folder(Path(text))
+    assert not core.is_folder(Path(text)) and not core.is_file(Path(text))
     with pytest.raises(CookbookError, match="no checkpoint"): core.checkpoint(text)
 
 

@@ -333,7 +333,7 @@ def test_an_episode_in_a_long_film_begins_where_the_clock_of_the_film_says(tmp_p
 
 
 @pytest.mark.parametrize("robot, slot", [("GR1ArmsAndWaistFourierHands", "gr1"), ("fourier GR-1", "gr1"), ("oxe_droid", "oxe_droid"), ("franka-droid", "oxe_droid"), ("agibot_genie1", "agibot_genie1"),
-                                         ("android_v2", "new_embodiment"), ("so100", "new_embodiment")])
+                                         ("android_v2", "new_embodiment"), ("gr100_arm", "new_embodiment"), ("so100", "new_embodiment")])
 def test_a_robot_gets_the_slot_of_its_own_name(robot, slot): assert lib.slot(robot) == slot
 
 

@@ -281,3 +281,12 @@ def test_a_clock_that_goes_backwards_changes_no_number(project, once):
     assert later.returncode == 0 and later.stdout.count("unchanged") == 1, later.stderr
     assert digests(out) == digests(once / "runs" / "smoke") and go(project).stdout.count("unchanged") == 2
     assert min(Manifest.read(out, s).seconds for s in digests(out)) >= 0
+
+
+def test_a_file_that_a_parameter_names_is_watched_as_a_folder_is(tmp_path):
+    board = tmp_path / "bench.json"
+    assert runner.watched({"board": str(board), "run": str(tmp_path)}) == {}
+    board.write_text("1")
+    first = runner.watched({"board": str(board)})
+    board.write_text("22")
+    assert set(first) == {"board"} and runner.watched({"board": str(board)}) != first

@@ -44,11 +44,11 @@ def product_layers(report):
     return found
 
 
-def fallback(report, precision):
-    "How many product layers run in which precision, and whether the wanted one is missing from most of them."
+def fallback(report, precision, asked=None):
+    "How many product layers run in which precision, and whether the wanted one is missing from most of those that were asked for: all, unless `asked` says how many."
     kinds = [k for _, k in product_layers(report)]
     counts = {k: kinds.count(k) for k in sorted(set(kinds))}
-    return {"products": counts, "fallback": counts.get(WANTED[precision], 0) * 2 < len(kinds) or not kinds}
+    return {"products": counts, "fallback": counts.get(WANTED[precision], 0) * 2 < (asked or len(kinds)) or not kinds}
 
 
 # --- the two backends: each gives name -> call() in ms, copies included or not, and outputs ----------------------
@@ -120,13 +120,13 @@ def spread(samples):
             "samples_ms": [round(float(s), 4) for s in samples]}
 
 
-def measure(backend, part, precision, reference, n, warmup):
+def measure(backend, part, precision, reference, n, warmup, asked=None):
     inputs = {k: v for k, v in reference.items() if k != "expected"}
     for _ in range(warmup): output, *_ = backend.run(inputs)
     times = [backend.run(inputs)[1:] for _ in range(n)]
     row = {"part": part, "precision": precision, **agreement(output, reference["expected"])}
     row["passed"] = bool(np.isfinite(row["max_abs_error"]) and row["cosine"] >= COSINE[precision])
-    if backend.report is not None: row |= fallback(backend.report, precision)
+    if backend.report is not None: row |= fallback(backend.report, precision, asked)
     with_copies, alone = [t[0] for t in times], [t[1] for t in times if t[1] is not None]
     rows = [{**row, "scope": "engine", **spread(alone or with_copies)}]
     return rows + ([{**row, "scope": "engine and copies", **spread(with_copies)}] if alone else [])
@@ -158,8 +158,8 @@ def pipeline(backend, reference, border, frame, rng):
     return (said[..., : len(low)] + 1) / 2 * (high - low) + low
 
 
-def camera(index, patience=30):
-    "() -> the camera's next frame, (1, H, W, 3) uint8 RGB; one that is dropped is waited for."
+def camera(index, patience=10):
+    "() -> the camera's next frame, (1, H, W, 3) uint8 RGB; one that is dropped is waited for, so many seconds."
     try: import cv2
     except ImportError: sys.exit("--camera needs OpenCV: pip install opencv-python-headless")
     source = cv2.VideoCapture(index)
@@ -167,21 +167,21 @@ def camera(index, patience=30):
     source.set(cv2.CAP_PROP_BUFFERSIZE, 1)                   # the newest frame, not the oldest
 
     def take():
-        for _ in range(patience):
+        began = time.monotonic()
+        while time.monotonic() < began + patience:
             there, frame = source.read()
             if there: return frame[None, ..., ::-1].copy()
-        sys.exit(f"camera {index} gave no picture in {patience} tries: look at its cable and at dmesg")
+        sys.exit(f"camera {index} gave no picture in {patience} s: look at its cable and at dmesg")
 
-    take()                                                   # before anything is timed
     return take
 
 
-def measure_pipeline(backend, precision, reference, border, n, warmup, frame_of, scope):
+def measure_pipeline(backend, precision, reference, border, n, warmup, frame_of, scope, asked=None):
     "Timed on the host's clock, with noise of its own each time; checked once with the reference's noise."
     expected = (reference["expected"][..., : len(border["action_low"])] + 1) / 2 * (border["action_high"] - border["action_low"]) + border["action_low"]
     row, rng = {"part": "policy", "precision": precision, **agreement(pipeline(backend, reference, border, border["image"], None), expected)}, np.random.default_rng(0)
     row["passed"] = bool(np.isfinite(row["max_abs_error"]) and row["cosine"] >= COSINE[precision])
-    if backend.report is not None: row |= fallback(backend.report, precision)
+    if backend.report is not None: row |= fallback(backend.report, precision, asked)
     samples = []
     for i in range(warmup + n):
         started = time.perf_counter()
@@ -218,18 +218,17 @@ def main(argv=None):
     about = json.loads((here / "bundle.json").read_text())
     out, command = args.out or here / f"bench_{args.backend}.json", " ".join(["bench.py", *(argv if argv is not None else sys.argv[1:])])
     rows, versions, device = [], {"python": platform.python_version(), "numpy": np.__version__}, None
-    border = dict(np.load(here / "pipeline.npz", allow_pickle=False))
-    takes = {"pipeline": lambda: border["image"]} | ({"end to end": camera(args.camera)} if args.camera is not None else {})
+    border, machine, whole = dict(np.load(here / "pipeline.npz", allow_pickle=False)), hardware(), []
 
     def keep(backend, new):
-        "Print and write what is there: a camera that fails later takes nothing with it."
+        "Print and write what is there: whatever fails later takes nothing with it."
         nonlocal versions, device
         rows.extend(new); versions |= backend.versions; device = backend.device
         for row in new:
             warning = "  NOT what was asked for: see 'products'" if row.get("fallback") else ""
             print(f"{row['part']:12} {row['precision']:6} {row['scope']:18}{row['p50']:9.3f} ms  cosine {row['cosine']:.6f}{warning}", flush=True)
         result = {"form": FORM, "backend": args.backend, "command": command, "date": datetime.date.today().isoformat(), "device": device,
-                  "hardware": hardware(), "versions": versions, "checkpoint": about["checkpoint"], "model": about["model"], "rows": rows}
+                  "hardware": machine, "versions": versions, "checkpoint": about["checkpoint"], "model": about["model"], "rows": rows}
         out.with_name(f"{out.name}.part").write_text(json.dumps(result, indent=1) + "\n")
         out.with_name(f"{out.name}.part").replace(out)
 
@@ -239,9 +238,15 @@ def main(argv=None):
         if args.backend == "onnxruntime" and precision != "fp32": continue      # ONNX Runtime has no bf16 kernels on a CPU
         backend = (OnnxRuntime if args.backend == "onnxruntime" else TensorRT)(path, args.threads)
         reference = dict(np.load(here / f"reference_{part}.npz", allow_pickle=False))
-        keep(backend, measure(backend, part, precision, reference, args.n, args.warmup))
+        asked = about.get("asked", {}).get(f"{part}.{precision}")
+        keep(backend, measure(backend, part, precision, reference, args.n, args.warmup, asked))
         if part != "policy" or not find_spec("torch"): continue
-        for scope, take in takes.items(): keep(backend, [measure_pipeline(backend, precision, reference, border, args.n, args.warmup, take, scope)])
+        from_picture = lambda take, scope, b=backend, p=precision, r=reference, a=asked: keep(b, [measure_pipeline(b, p, r, border, args.n, args.warmup, take, scope, a)])
+        from_picture(lambda: border["image"], "pipeline")
+        whole.append(from_picture)
+    if whole and args.camera is not None:
+        take = camera(args.camera)                           # last: it shares the memory's bus, and may fail
+        for from_picture in whole: from_picture(take, "end to end")
     if not rows: sys.exit(f"nothing to time under {here}: run ./build.sh first, or give --backend onnxruntime")
     print(f"wrote {out.name}")
     return 1 if any(not r["passed"] or r.get("fallback") for r in rows) else 0

@@ -17,6 +17,10 @@ import torch
 from torch.utils._pytree import tree_map
 
 
+SPARED = ("*vision_model*",                                           # as ModelOpt's newer lists have it, and its patches come from a convolution, which FP4's blocks do not fit
+          "*timestep_encoder*", "*norm1.linear*", "*proj_out_1*")     # of the flow's time: constants in the graph, where fewer bits save nothing
+
+
 class ActionHead(torch.nn.Module):
     "features, attention_mask, state, noise, and for N1.6's head input_ids, in the order of the bundle -> actions"
     def __init__(self, policy, names):
@@ -83,9 +87,10 @@ def main():
     about, data = json.loads((here / "bundle.json").read_text()), np.load(here / "calibration.npz")
     if sha256(args.checkpoint) != about["checkpoint"]: raise SystemExit(f"{args.checkpoint} is not the checkpoint of this bundle")
     policy = lowered(settled(GrootPolicy.from_pretrained(args.checkpoint), about["slot"]).cuda(), torch.bfloat16)
-    config = copy.deepcopy(mtq.NVFP4_DEFAULT_CFG)                           # the patch embedding stays as it is: FP4's blocks are for matrices
-    if isinstance(config["quant_cfg"], dict): config["quant_cfg"]["nn.Conv2d"] = {"*": {"enable": False}}         # as ModelOpt had it at first
-    else: config["quant_cfg"].append({"parent_class": "nn.Conv2d", "quantizer_name": "*", "enable": False})
+    config = copy.deepcopy(mtq.NVFP4_DEFAULT_CFG)
+    for name in SPARED:
+        if isinstance(config["quant_cfg"], dict): config["quant_cfg"][name] = {"enable": False}                               # as ModelOpt had it at first
+        else: config["quant_cfg"].append({"quantizer_name": name, "enable": False})
     rows = [{k: torch.from_numpy(data[k][i: i + 1]).cuda() for k in data.files} for i in range(about["observations"])]
     with torch.no_grad():
         for x in rows: x["features"] = policy.encode(x["pixel_values"].bfloat16(), x["input_ids"], x["attention_mask"]).float()
@@ -106,7 +111,11 @@ def main():
         with torch.no_grad():
             if part == "backbone": graph = trace(policy.backbone, tuple(rows[0][n] for n in names), names, ["features"])
             else: graph = action_head_graph(policy, rows[0]["features"].bfloat16(), rows[0], about["denoising_steps"], 21, trace)
-        print("wrote", ", ".join(p.name for p in save_graph(graph, here / "graphs" / f"{part}.nvfp4.onnx")))
+        asked, products = (sum(n.op_type in kinds for n in graph.graph.node) for kinds in (("TRT_FP4DynamicQuantize",), ("MatMul", "Gemm")))
+        about.setdefault("asked", {})[f"{part}.nvfp4"] = asked                # for bench.py, which looks whether the engine has them
+        files = save_graph(graph, here / "graphs" / f"{part}.nvfp4.onnx")
+        (here / "bundle.json").write_text(json.dumps(about, indent=1, sort_keys=True) + "\n")
+        print("wrote", ", ".join(p.name for p in files), f"with {asked} of {products} products in FP4", flush=True)
 
 
 if __name__ == "__main__": main()
