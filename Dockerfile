@@ -15,11 +15,11 @@ WORKDIR /home/reader/groot_cookbook
 ENV VENV=/home/reader/venv
 ENV PATH="$VENV/bin:$PATH"
 
-# torch first, as in the Makefile: whichever build was asked for is settled before anything else wants it.
+# torch first, as in the Makefile, and torchvision with it, of the same build: whichever was asked for is settled before anything else wants it.
 COPY --chown=reader constraints.txt settings.ini setup.py pyproject.toml README.md ./
 COPY --chown=reader groot_cookbook groot_cookbook
 RUN python -m venv "$VENV" \
-    && pip install --no-cache-dir -c constraints.txt --index-url "$TORCH_INDEX" --extra-index-url https://pypi.org/simple torch \
+    && pip install --no-cache-dir -c constraints.txt --index-url "$TORCH_INDEX" --extra-index-url https://pypi.org/simple torch torchvision \
     && pip install --no-cache-dir -c constraints.txt -e '.[all]'
 COPY --chown=reader . .
 RUN touch "$VENV/.ready"

@@ -246,10 +246,10 @@ def finetune_speed() -> dict:
             with torch.no_grad(): seen = policy.encode(x["pixel_values"], x["input_ids"], x["attention_mask"]).half().float()
             return torch.nn.functional.pad(seen, (0, 0, 0, self.features.shape[1] - seen.shape[1]))
 
-        def rows(self, index: list[int]) -> dict[str, torch.Tensor]:
+        def rows(self, index: list[int], device="cpu") -> dict[str, torch.Tensor]:
             i = torch.as_tensor(index)
             later = self.future[i]
-            return super().rows(index) | {"features": self.look(i), "seen": self.look(later)[self.images[later]].unflatten(0, (len(i), self.n_image_tokens))}
+            return super().rows(index, device) | {"features": self.look(i), "seen": self.look(later)[self.images[later]].unflatten(0, (len(i), self.n_image_tokens))}
 
     with beginners(24) as (shown, tag, policy):
         began = time.perf_counter()

@@ -11,7 +11,7 @@ Writes data/results/dream_throughput.json. Without CUDA it says so and leaves ev
 """
 from __future__ import annotations
 
-import argparse, sys
+import argparse, gc, sys, time
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -61,13 +61,15 @@ def unguided_after(share: float, steps: int) -> Callable:
 
 
 @torch.no_grad()
-def run(size: str, device: torch.device, height: int, width: int, frames: int, steps: int, n: int, ways: list[str], out: Path) -> dict:
+def run(size: str, device: torch.device, height: int, width: int, frames: int, steps: int, n: int, ways: list[str], keep: Callable[[dict], None], until: float = float("inf")) -> dict:
+    "A film's rows, handed to `keep` as they are made; nothing new is begun after `until`."
     cuda, dtype = device.type == "cuda", torch.bfloat16 if device.type == "cuda" else torch.float32
     pipe = drawn_pipeline(size, device, dtype)
     random, channels = torch.Generator(device).manual_seed(0), SHAPES[size]["crossattn_proj_in_channels"]
     said, unsaid = (torch.randn(1, 512 if size == "full" else 8, channels, generator=random, device=device).to(dtype) for _ in range(2))
     seed_image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8))
-    rows, stock = [], None
+    rows, stock, decoded = [], None, {}
+    film_of = lambda: {"height": height, "width": width, "frames": frames, "steps": steps, "rows": rows, "decode_s": decoded}
 
     def dreamed(share: float, steps: int = steps) -> torch.Tensor:
         return pipe(image=seed_image, prompt_embeds=said, negative_prompt_embeds=unsaid, height=height, width=width, num_frames=frames, num_inference_steps=steps, guidance_scale=7., output_type="latent",
@@ -78,6 +80,7 @@ def run(size: str, device: torch.device, height: int, width: int, frames: int, s
     from torch.nn.attention import SDPBackend, sdpa_kernel
     attention = nullcontext
     for way in ways:
+        if time.monotonic() > until: print(f"no time left for {way}", flush=True); break
         share = .5 if way == "half guided" else 1.
         if way == "cuDNN attention" and cuda: attention = lambda: sdpa_kernel([SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH], set_priority=True)
         if way == "FP8": replace_linear(pipe.transformer.transformer_blocks, lambda name, layer: layer.in_features % 16 == 0 and layer.out_features % 16 == 0 and ("attn" in name or "ff" in name), lambda name, layer: Linear8(layer))
@@ -98,16 +101,17 @@ def run(size: str, device: torch.device, height: int, width: int, frames: int, s
         row = {"backend": way, "seconds": taken, "seconds_per_step": step, "first_call_s": round(warm, 1), "cosine_to_stock": cosine,
                "relative_difference": ((film - stock).norm() / stock.norm()).item(), "peak_gb": round(torch.cuda.max_memory_allocated() / 1e9, 2) if cuda else None}
         rows.append(row)
-        core.write_json(out / "dreams_so_far.json", {"rows": rows})
+        keep(film_of())
         print(f"{way:16} {once:8.2f} s for {steps} steps, {row['seconds_per_step']:.3f} s a step, {rows[0]['seconds_per_step'] / row['seconds_per_step']:.2f} x stock, cosine {cosine:.5f}, first call {warm:.0f} s", flush=True)
-    decoded = {}
     latents = torch.randn(1, 16, (frames - 1) // 4 + 1, height // 8, width // 8, device=device, dtype=dtype)
-    for name in ("stock", "compiled"):
+    for name in ("stock", "compiled"):                          # last: its compiler takes longest, for three kinds of cache
+        if time.monotonic() > until: print(f"no time left for decoding {name}", flush=True); break
         if name == "compiled": pipe.vae.decoder.compile(dynamic=False)
         if name == "compiled" and not cuda: break
         (decoded[name],) = seconds(lambda: pipe.vae.decode(latents), warmup=1)
+        keep(film_of())
         print(f"decoding {name}: {decoded[name]:.2f} s", flush=True)
-    return {"height": height, "width": width, "frames": frames, "steps": steps, "rows": rows, "decode_s": decoded}
+    return film_of()
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -115,16 +119,20 @@ def main(argv: list[str] | None = None) -> int:
         parser.add_argument("--films", nargs="+", default=["480x832x93", "704x1280x93"], help="height x width x frames")
         parser.add_argument("--steps", type=int, default=4)
         parser.add_argument("--n", type=int, default=1)
+        parser.add_argument("--seconds", type=float, default=1e9, help="begin nothing new after so many")
         parser.add_argument("--ways", nargs="+", default=["stock", "cuDNN attention", "compiled", "FP8", "half guided"])
 
     args = gpu_arguments(__doc__.splitlines()[0], argv, add)
     if args is None: return 0
-    about = provenance("dream_throughput", __doc__.splitlines()[0], typed("gpu_dreams.py", argv), torch.get_num_threads()) | {"films": []}
+    about = provenance("dream_throughput", __doc__.splitlines()[0], typed("gpu_dreams.py", argv), torch.get_num_threads())
     if args.commit: about["commit"] = args.commit
+    done, until = [], time.monotonic() + args.seconds
+    keep = lambda film: core.write_json(args.out / "dream_throughput.json", about | {"films": [*done, film]})
     for film in args.films:
         print(film, flush=True)
-        about["films"].append(run(args.size, torch.device(args.device), *map(int, film.split("x")), args.steps, args.n, args.ways, args.out))
-        core.write_json(args.out / "dream_throughput.json", about)
+        done.append(run(args.size, torch.device(args.device), *map(int, film.split("x")), args.steps, args.n, args.ways, keep, until))
+        torch._dynamo.reset(); gc.collect()                     # a compiled film's weights would be counted with the next one's
+        if torch.cuda.is_available(): torch.cuda.empty_cache()
     return 0
 
 

@@ -15,8 +15,9 @@ Writes data/results/latency_SIZE.json with raw samples. Without CUDA it says so 
 """
 from __future__ import annotations
 
-import argparse, copy, json, os, subprocess, sys, tempfile, time
-from collections.abc import Callable
+import argparse, copy, gc, json, os, shutil, subprocess, sys, tempfile, time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -71,10 +72,10 @@ def random_policy(size: str, device: torch.device) -> GrootPolicy:
     return policy.requires_grad_(False)
 
 
-def anew(policy: GrootPolicy, picture: Tensor, ids: Tensor, mask: Tensor, state: Tensor, noise: Tensor) -> Tensor:
+def anew(policy: GrootPolicy, picture: Tensor, ids: Tensor, mask: Tensor, state: Tensor, noise: Tensor, steps: int | None = None) -> Tensor:
     "A chunk with everything computed in every step, from what `Chunk.watch` takes."
     dtype, robot = policy.action_head.vlln.weight.dtype, torch.full((len(ids),), SLOT, device=ids.device)
-    features, x, times = policy.encode(pixels(picture, policy.config.backbone).to(dtype), ids, mask), noise.to(dtype), step_times(policy.config.action_head)
+    features, x, times = policy.encode(pixels(picture, policy.config.backbone).to(dtype), ids, mask), noise.to(dtype), step_times(policy.config.action_head, steps)
     images = policy.patches(ids)
     for t in times: x = x + policy.denoise_step(features, mask, state.to(dtype), robot, x, torch.full((len(ids),), t, device=ids.device), images) / len(times)
     return x.float()
@@ -96,26 +97,39 @@ def given(policy: GrootPolicy, rows: int = 1, views: int = 1, seed: int = 0) -> 
 class Bench:
     "Rows of one run, each printed as it is made; an answer that differs from eager's is an error."
     def __init__(self, policy: GrootPolicy, n: int, deadline: float, out: Path):
-        self.policy, self.n, self.deadline, self.out, self.rows, self.wants = policy, n, deadline, out, [], {}
+        self.policy, self.n, self.deadline, self.out, self.rows, self.wants, self.refused = policy, n, deadline, out, [], {}, {}
         self.cuda = policy.device.type == "cuda"
 
     def late(self, what: str) -> bool:
         if late := time.monotonic() > self.deadline: print(f"no time left for: {what}", flush=True)
         return late
 
+    @contextmanager
+    def trying(self, what: str) -> Iterator[None]:
+        "A way that fails, or whose answer is not believed, is named and costs no other its row."
+        try: yield
+        except (core.CookbookError, RuntimeError, OSError) as e:
+            self.refused[what] = f"{type(e).__name__}: {str(e).splitlines()[0]}"
+            print(f"{what}: {self.refused[what]}", flush=True)
+
     def row(self, taken: Latency, **more) -> None:
         self.rows.append(taken.summary() | more)
-        core.write_json(self.out / "rows_so_far.json", {"rows": self.rows})
+        core.write_json(self.out / "rows_so_far.json", {"rows": self.rows, "refused": self.refused})
         about = "  ".join(f"{k} {v:.6g}" if isinstance(v, float) else f"{k} {v}" for k, v in more.items())
         print(f"{taken.backend:28} {taken.scope:11} p50 {taken.percentile(50):9.3f} ms  p99 {taken.percentile(99):9.3f}  {about}", flush=True)
 
-    def agreement(self, got: Tensor, inputs: list[Tensor], name: str, at_least: float) -> dict[str, float]:
+    def want(self, inputs: list[Tensor], steps: int | None = None) -> Tensor:
+        "What float32 eager says, computed once."
+        key = (steps, *(x.shape for x in inputs))
+        if key not in self.wants: self.wants[key] = anew(self.policy, *inputs, steps=steps)
+        return self.wants[key]
+
+    def agreement(self, got: Tensor, inputs: list[Tensor], name: str, at_least: float = .998, steps: int | None = None) -> dict[str, float]:
         "How near to float32 eager: the chunk, and by the stricter measure, which decides, what was added to the noise; `size_of_movement` should be 1."
-        key = tuple(x.shape for x in inputs)
-        if key not in self.wants: self.wants[key] = anew(self.policy, *inputs)
+        want = self.want(inputs, steps)
         cosine = lambda a, b: torch.nn.functional.cosine_similarity(a.flatten().double(), b.flatten().double(), 0).item()
-        moved, wanted = got - inputs[-1], self.wants[key] - inputs[-1]
-        found = {"cosine": cosine(got, self.wants[key]), "cosine_of_movement": cosine(moved, wanted), "size_of_movement": (moved.norm() / wanted.norm()).item()}
+        moved, wanted = got - inputs[-1], want - inputs[-1]
+        found = {"cosine": cosine(got, want), "cosine_of_movement": cosine(moved, wanted), "size_of_movement": (moved.norm() / wanted.norm()).item()}
         if not found["cosine_of_movement"] >= at_least: raise core.CookbookError(f"{name} says something else than eager (cosine {found['cosine_of_movement']:.5f})", "gpu_policy", "Its speed means nothing; find the step that differs")
         return found
 
@@ -123,9 +137,10 @@ class Bench:
         found = self.agreement(call(*inputs).clone(), inputs, name, at_least)
         self.row(measure(lambda: call(*inputs), name, "engine", n or self.n), **found, **more)
 
-    def end_to_end(self, name: str, engine: ChunkEngine, seen: tuple, n: int, **more) -> None:
+    def end_to_end(self, name: str, engine: ChunkEngine, seen: tuple, n: int, warmup: int = 20, **more) -> None:
         generator, (pictures, said, state) = torch.Generator().manual_seed(0), seen
-        self.row(measure(lambda: engine.predict(pictures, said, state, generator), name, "end to end", n, warmup=20), rows=len(pictures), views=pictures.shape[1], **more)
+        taken = measure(lambda: engine.predict(pictures, said, state, generator), name, "end to end", n, warmup)
+        self.row(taken, rows=len(pictures), views=pictures.shape[1], chunks_a_second=len(pictures) / taken.percentile(50) * 1e3, **more)
 
 
 def profiled(call: Callable, path: Path) -> None:
@@ -134,27 +149,39 @@ def profiled(call: Callable, path: Path) -> None:
     with profile(activities=[ProfilerActivity.CUDA]) as seen:
         for _ in range(5): call()
         torch.cuda.synchronize()
-    averages = sorted(seen.key_averages(), key=lambda e: -e.self_device_time_total)
+    averages = sorted((e for e in seen.key_averages() if e.self_device_time_total > 0), key=lambda e: -e.self_device_time_total)      # kernels and copies, not the calls that asked for them
     path.write_text("\n".join(f"{e.self_device_time_total / 5:9.1f} us {e.count / 5:7.1f} x {e.key[:150]}" for e in averages))
     print(f"kernels: {sum(e.self_device_time_total for e in averages) / 5e3:.3f} ms in {sum(e.count for e in averages) / 5:.0f} launches; the largest\n" + "\n".join(path.read_text().splitlines()[:14]), flush=True)
 
 
 def beside_the_peer(bench: Bench, inputs: list[Tensor], peer: str) -> None:
-    "lerobot's N1.5 in a process of its own: the same weights, inputs and noise."
+    "lerobot's N1.5 in a process of its own: the same weights, inputs and noise; what it had measured when its time was over counts."
     backbone = bench.policy.config.backbone
-    with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
-        weights = {k: v.to(torch.bfloat16 if bench.cuda else v.dtype).cpu().contiguous() for k, v in bench.policy.state_dict().items() if "lm_head" not in k}
+    weights = {k: v.to(torch.bfloat16 if bench.cuda else v.dtype).cpu().contiguous() for k, v in bench.policy.state_dict().items() if "lm_head" not in k}
+    roomy = Path("/dev/shm").is_dir() and shutil.disk_usage("/dev/shm").free > 1.1 * sum(w.nbytes for w in weights.values())
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if roomy else None) as folder:
         save_file(weights, f"{folder}/weights.safetensors")
         picture, ids, mask, state, noise = (x.cpu() for x in inputs)
         save_file(dict(pixels=pixels(picture, backbone).contiguous(), ids=ids, mask=mask, state=state, noise=noise), f"{folder}/given.safetensors")
         Path(folder, "about.json").write_text(json.dumps({"vision": backbone.vision, "text": backbone.text, "select_layer": backbone.select_layer, "image_token_index": backbone.image_token_index,
                                                           "head": bench.policy.config.action_head.to_upstream(), "slot": SLOT, "n": bench.n, "device": bench.policy.device.type}))
-        done = subprocess.run([sys.executable, str(HERE / "gpu_peer.py"), folder], env=os.environ | {"PYTHONPATH": peer, "HF_HUB_OFFLINE": "1"}, text=True, capture_output=True)
-        if done.returncode: print(f"the peer did not run to its end:\n{done.stderr[-3000:]}", flush=True)
+        command, env = [sys.executable, str(HERE / "gpu_peer.py"), folder], os.environ | {"PYTHONPATH": peer, "HF_HUB_OFFLINE": "1"}
+        with bench.trying("the peer, to its end"):
+            try: done = subprocess.run(command, env=env, text=True, capture_output=True, timeout=max(60., bench.deadline - time.monotonic()))
+            except subprocess.TimeoutExpired as e: raise core.CookbookError("the time was over", "the peer", "Give more --seconds") from e
+            if done.returncode: raise core.CookbookError(f"ended with {done.returncode}: {done.stderr[-3000:]}", "the peer")
         if not Path(folder, "peer.json").is_file(): return
         found, made = json.loads(Path(folder, "peer.json").read_text()), load_file(f"{folder}/made.safetensors")
         for name, samples in found["rows"].items():
-            bench.row(Latency(f"peer {name}", "engine", tuple(samples)), **bench.agreement(made[name].to(inputs[-1].device), inputs, f"peer {name}", .99), versions=found["versions"])
+            with bench.trying(f"peer {name}"): bench.row(Latency(f"peer {name}", "engine", tuple(samples)), **bench.agreement(made[name].to(inputs[-1].device), inputs, f"peer {name}", .99), versions=found["versions"])
+
+
+def made_ready(engine: ChunkEngine, inputs: list[Tensor], name: str) -> float:
+    "Seconds that the first call takes, in which everything is compiled and captured."
+    started = time.monotonic()
+    engine.run(*inputs)
+    print(f"{name} after {(made := round(time.monotonic() - started, 1)):.0f} s", flush=True)
+    return made
 
 
 @torch.no_grad()                          # not inference_mode: under it `workload` sees linear layers whole and counts nothing
@@ -167,53 +194,54 @@ def run(size: str, device: torch.device, n: int, side: int, compiled: bool, seco
     quick = ChunkEngine(policy, TAG, precision, compiled, tuned)
     inputs = quick.inputs(*seen, torch.Generator().manual_seed(0))
     bench.engine("eager, float32", lambda *x: anew(policy, *x), inputs, min(n, 20))
-    bench.engine("eager", partial(anew, lowered(settled(policy, SLOT), quick.chunk.future.dtype)), inputs, min(n, 50))
-    bench.engine("once per chunk", quick.chunk.watch, inputs, min(n, 50))
-    if bench.cuda: bench.engine("CUDA graph", captured(quick.chunk.watch, inputs), inputs)
-    started = time.monotonic()
-    quick.run(*inputs)
-    made = round(time.monotonic() - started, 1)
-    print(f"compiled after {made:.0f} s", flush=True)
-    bench.engine("compiled", quick.run, inputs, seconds_to_make=made)
-    bench.end_to_end("compiled", quick, seen, max(n, 1000) if bench.cuda else n)
-    if bench.cuda: profiled(lambda: quick.run(*inputs), out / "kernels_bf16.txt")
-    if peer and not size.endswith("n16") and not bench.late("the peer"): beside_the_peer(bench, inputs, peer)
-    if bench.cuda and not bench.late("FP8"):
-        low = ChunkEngine(policy, TAG, "fp8", compiled, tuned)
-        low.calibrate([given(policy, seed=s) for s in range(1, 9)])
-        started = time.monotonic()
-        low.run(*inputs)
-        made = round(time.monotonic() - started, 1)
-        print(f"FP8 compiled after {made:.0f} s", flush=True)
-        bench.engine("FP8 compiled", low.run, inputs, at_least=.9, seconds_to_make=made)
-        bench.end_to_end("FP8 compiled", low, seen, 1000)
-        profiled(lambda: low.run(*inputs), out / "kernels_fp8.txt")
-        found["weights_gb"] = {"bf16": sum(p.nbytes for p in (*quick.chunk.parameters(), *quick.chunk.buffers())) / 1e9, "fp8": sum(p.nbytes for p in (*low.chunk.parameters(), *low.chunk.buffers())) / 1e9}
-        del low
-    if bench.cuda and not bench.late("8 steps"):
-        eight = ChunkEngine(policy, TAG, precision, compiled, tuned, steps=8)
-        bench.end_to_end("compiled, 8 steps", eight, seen, n)
-        del eight
+    with bench.trying("eager"): bench.engine("eager", partial(anew, lowered(settled(policy, SLOT), quick.chunk.future.dtype)), inputs, min(n, 50))
+    with bench.trying("once per chunk"): bench.engine("once per chunk", quick.chunk.watch, inputs, min(n, 50))
     if bench.cuda:
-        policy.to("meta")                                            # only what serves stays on the GPU
-        plain = copy.copy(quick)
-        plain.compiled, plain.graphs = False, {}
-        for stage in plain.chunk.stages: stage._compiled_call_impl = None     # other shapes without waiting for the compiler
-        torch.cuda.empty_cache()
+        with bench.trying("CUDA graph"): bench.engine("CUDA graph", captured(quick.chunk.watch, inputs), inputs)
+    with bench.trying("compiled"):
+        made = made_ready(quick, inputs, "compiled")
+        bench.engine("compiled", quick.run, inputs, seconds_to_make=made)
+        bench.end_to_end("compiled", quick, seen, max(n, 1000) if bench.cuda else n)
+        if bench.cuda: profiled(lambda: quick.run(*inputs), out / "kernels_bf16.txt")
+    if bench.cuda and not bench.late("FP8"):
+        with bench.trying("FP8 compiled"):
+            low = ChunkEngine(policy, TAG, "fp8", compiled, tuned)
+            low.calibrate([given(policy, seed=s) for s in range(1, 9)])
+            made = made_ready(low, inputs, "FP8 compiled")
+            bench.engine("FP8 compiled", low.run, inputs, at_least=.9, seconds_to_make=made)
+            bench.end_to_end("FP8 compiled", low, seen, 1000)
+            profiled(lambda: low.run(*inputs), out / "kernels_fp8.txt")
+            found["weights_gb"] = {"bf16": sum(p.nbytes for p in (*quick.chunk.parameters(), *quick.chunk.buffers())) / 1e9, "fp8": sum(p.nbytes for p in (*low.chunk.parameters(), *low.chunk.buffers())) / 1e9}
+    if bench.cuda and not bench.late("8 steps"):
+        with bench.trying("compiled, 8 steps"):
+            eight = ChunkEngine(policy, TAG, precision, compiled, tuned, steps=8)
+            bench.end_to_end("compiled, 8 steps", eight, seen, n, **bench.agreement(eight.run(*inputs), inputs, "compiled, 8 steps", steps=8))
+    if peer and not size.endswith("n16") and not bench.late("the peer"):
+        with bench.trying("the peer"): beside_the_peer(bench, inputs, peer)
+    if bench.cuda:
+        low = eight = None
+        plain = copy.copy(quick)                                     # other shapes without waiting for the compiler
+        plain.compiled, plain.graphs, quick.graphs = False, {}, {}
+        for stage in plain.chunk.stages: stage._compiled_call_impl = None
+        shapes = []
         for rows, views in ((1, 1), (1, 2), (1, 3), (8, 1), (32, 1), (128, 1)):
-            if bench.late(f"{rows} rows of {views} views"): break
-            more = given(policy, rows, views)
+            plain.processor.length, plain.said = None, {}            # as long as these words need, not as the ones before
+            shapes.append((rows, views, plain.inputs(*given(policy, rows, views), torch.Generator().manual_seed(0))))
+            bench.want(shapes[-1][2])
+        policy.to("meta")                                            # from here on only what serves is on the GPU
+        torch._dynamo.reset(); gc.collect(); torch.cuda.empty_cache()
+        for rows, views, asked in shapes:
+            if bench.late(name := f"{rows} rows of {views} views"): break
             torch.cuda.reset_peak_memory_stats()
-            plain.processor.length, plain.graphs = None, {}
-            taken = measure(partial(plain.predict, *more), "CUDA graph", "end to end", 100 if rows == 1 else 20)
-            bench.row(taken, rows=rows, views=views, chunks_a_second=rows / taken.percentile(50) * 1e3, **peak())
+            plain.processor.length, plain.said, plain.graphs = None, {}, {}
+            with bench.trying(name): bench.end_to_end("CUDA graph", plain, given(policy, rows, views), 100 if rows == 1 else 20, 3, **bench.agreement(plain.run(*asked), asked, name), **peak())
     steps, reached = len(step_times(policy.config.action_head)), floors(device, quick.chunk.future.dtype, side)
     work = workload(policy.config, words=inputs[1].shape[1] - policy.config.backbone.tokens_per_view, lean=True)
     times = {p: steps if p in STEPS else 1 for p in work}
     gigabytes = sum(w.weights_m * times[p] for p, w in work.items()) * quick.chunk.future.dtype.itemsize / 1e3
     teraflop = sum(w.gflop * times[p] for p, w in work.items()) / 1e3
     found["floors"] = reached | {"gigabytes": gigabytes, "teraflop": teraflop, "floor_ms": max(gigabytes / reached["gb_s"], teraflop / reached["tflops"]) * 1e3}
-    return {"rows": bench.rows, **found, "tokens": inputs[1].shape[1], "denoising_steps": steps, "seconds": round(time.monotonic() - began, 1)}
+    return {"rows": bench.rows, "refused": bench.refused, **found, "tokens": inputs[1].shape[1], "denoising_steps": steps, "seconds": round(time.monotonic() - began, 1)}
 
 
 def main(argv: list[str] | None = None) -> int:

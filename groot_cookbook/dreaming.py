@@ -115,7 +115,7 @@ def read_size(size: str) -> tuple[int, int]: # "480x832" -> (480, 832)
 def load_dreamer(
     name: str | Path,                    # folder, name in data/checkpoints, or hub id with `@revision`
     device: str | None = None,           # a GPU where there is one
-    dtype: torch.dtype | None = None,    # bfloat16 on a GPU, float32 elsewhere
+    dtype: torch.dtype | None = None,    # bfloat16 on a GPU, float32 elsewhere, and for this project's small weights everywhere: their words are a few digits apart
     size: str = "",                      # height x width of its dreams, such as "480x832"; default: the checkpoint's own
     frames: int = 0,                     # of one dream, 4k+1; default: the checkpoint's own
 ) -> Dreamer:
@@ -131,7 +131,7 @@ def load_dreamer(
                             name, "Install it: pip install -c constraints.txt -e '.[real]' (its two models are gated on the hub: accept their terms first)")
     try:
         if not Path(where).is_dir(): where = DiffusionPipeline.download(where, revision=revision)
-        pipe = DiffusionPipeline.from_pretrained(where, dtype=dtype or (torch.float32 if device == "cpu" else torch.bfloat16), **({"safety_checker": OwnWeightsChecker()} if own else {}))
+        pipe = DiffusionPipeline.from_pretrained(where, dtype=dtype or (torch.float32 if own or device == "cpu" else torch.bfloat16), **({"safety_checker": OwnWeightsChecker()} if own else {}))
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as e:
         raise CookbookError(f"not a pipeline that can be loaded ({str(e).splitlines()[0]})", where,
                             "Give a folder with model_index.json, or a Cosmos checkpoint's name on the hub") from e

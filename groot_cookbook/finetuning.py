@@ -53,14 +53,14 @@ class Cache:
         n, l, d = self.features.shape
         return f"Cache({n} frames, {l} tokens of {d}, {self.features.nbytes / 1e6:.1f} MB)"
 
-    def rows(self, index: list[int]) -> dict[str, Tensor]:
-        "A batch, with the target's features beside it."
+    def rows(self, index: list[int], device: str | torch.device = "cpu") -> dict[str, Tensor]:
+        "A batch, with the target's features beside it; features travel as float16 and are widened where they arrive."
         i = torch.as_tensor(index)
-        plain = {k: getattr(self, k)[i] for k in ("mask", "images", "state", "actions", "action_mask", "robot")}
+        plain = {k: getattr(self, k)[i].to(device) for k in ("mask", "images", "state", "actions", "action_mask", "robot")}
         later = self.future[i]
-        seen = self.features[later][self.images[later]].unflatten(0, (len(i), self.n_image_tokens)).float()
-        if self.pictures is not None and self.ids is not None: plain |= dict(pictures=self.pictures[i], ids=self.ids[i])
-        return dict(features=self.features[i].float(), seen=seen, **plain)
+        seen = self.features[later][self.images[later]].unflatten(0, (len(i), self.n_image_tokens)).to(device).float()
+        if self.pictures is not None and self.ids is not None: plain |= dict(pictures=self.pictures[i].to(device), ids=self.ids[i].to(device))
+        return dict(features=self.features[i].to(device).float(), seen=seen, **plain)
 
 
 def joined(caches: list[Cache]) -> Cache:
@@ -220,7 +220,8 @@ def finetune(
                 rank = {"rank": round(effective_rank(losses.pop("foretold")), 3)} if "foretold" in losses else {}
                 curve.append({"step": step, **{k: round(v.item(), 5) for k, v in losses.items()}, **rank})
             if ((step + 1) % r.save_every == 0 or step + 1 == r.steps) and accelerator.is_main_process: state.save(step=step + 1, curve=curve)
-    tuned, learned = copy.deepcopy(policy), average if r.ema else handed
+    tuned = copy.deepcopy(policy, {} if r.tune_backbone else {id(policy.backbone): policy.backbone})       # one that stayed frozen is shared: at full size a copy is gigabytes
+    learned = average if r.ema else handed
     for part, name in ((tuned.action_head, "head."), (tuned.backbone, "eyes.")):
         if own := {k.removeprefix(name): v for k, v in learned.items() if k.startswith(name)}: part.load_state_dict(part.state_dict() | own)
     return Training(tuned.eval(), curve)
@@ -232,7 +233,7 @@ def one_step(accelerator: Accelerator, student: nn.Module, steppers: list, data:
     head = accelerator.unwrap_model(student).head.config
     noise, t = torch.randn(len(rows), head.action_horizon, head.action_dim, generator=generator), flow_time(head, len(rows), generator)
     mine = slice(accelerator.process_index, None, accelerator.num_processes)       # each process takes its share of the same batch
-    batch = {k: v.to(accelerator.device) for k, v in data.rows(rows[mine]).items()}
+    batch = data.rows(rows[mine], accelerator.device)
     noise, t = noise[mine].to(accelerator.device), t[mine].to(accelerator.device)
     with torch.random.fork_rng(devices=[accelerator.device] if accelerator.device.type == "cuda" else []), autocast(r.precision, accelerator.device.type):
         torch.manual_seed((r.seed * 1_000_003 + step) * accelerator.num_processes + accelerator.process_index)      # N1.5's head forgets at random (dropout)
@@ -248,7 +249,7 @@ def one_step(accelerator: Accelerator, student: nn.Module, steppers: list, data:
 def action_error(policy: GrootPolicy, cache: Cache, rows: int = 64, seed: int = 0) -> float:
     "Mean absolute error of sampled chunks against the recorded ones, as a share of each joint's half range; the cache has to be of the policy's own backbone, so anew where that has learned."
     index = np.random.default_rng(seed).permutation(len(cache))[:rows].tolist()
-    batch = {k: v.to(policy.device) for k, v in cache.rows(index).items()}
+    batch = cache.rows(index, policy.device)
     noise = policy.noise(len(index), torch.Generator().manual_seed(seed)).to(policy.device)
     chunk = policy.act(batch["features"], batch["mask"], batch["state"], batch["robot"], noise, batch["images"])
     return (((chunk - batch["actions"]).abs() * batch["action_mask"]).sum() / batch["action_mask"].sum().clamp(min=1)).item()

@@ -257,7 +257,9 @@ class Linear8(nn.Module):
         flat = x.flatten(0, -2)
         scale = self.input_scale if self.settled else (flat.abs().amax(1, keepdim=True).float() / LARGEST).clamp(min=1e-12)
         flat8 = (flat.float() / scale).clamp(-LARGEST, LARGEST).to(FP8)
-        if x.is_cuda: out = torch._scaled_mm(flat8, self.weight8.t(), scale, self.weight_scale, bias=self.bias, out_dtype=x.dtype, use_fast_accum=True)
+        if x.is_cuda:                                        # its kernels add a bias in bf16 and to nothing else
+            bias = None if self.bias is None else self.bias.to(torch.bfloat16)
+            out = torch._scaled_mm(flat8, self.weight8.t(), scale, self.weight_scale, bias=bias, out_dtype=torch.bfloat16, use_fast_accum=True).to(x.dtype)
         else:                                                # the same numbers; some processors have no product of eight bits, and torch's stand-in for it is a thousand times slower
             out = F.linear(flat8.float(), self.weight8.float()) * scale * self.weight_scale
             out = (out if self.bias is None else out + self.bias).to(x.dtype)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from groot_cookbook import inference
-from groot_cookbook.core import CookbookError
+from groot_cookbook.benchmark import measure
 
 
 @pytest.mark.parametrize("more, name", [([], "latency_tiny"), (["--n16"], "latency_tiny_n16")])
@@ -19,9 +19,27 @@ def test_every_way_gives_the_same_chunk(tmp_path, more, name):
     assert {"command", "commit", "hardware", "date", "versions"} <= set(found) and found["floors"]["floor_ms"] > 0
 
 
-def test_a_way_that_says_something_else_is_an_error(monkeypatch, tmp_path):
+def test_a_way_that_says_something_else_is_refused_and_costs_no_other_its_row(monkeypatch, tmp_path):
     monkeypatch.setattr(inference.Chunk, "watch", lambda self, pictures, ids, mask, state, noise: -noise)
-    with pytest.raises(CookbookError, match="says something else than eager"): gpu_policy.run("tiny", torch.device("cpu"), 1, 32, False, 1e9, "", tmp_path)
+    found = gpu_policy.run("tiny", torch.device("cpu"), 1, 32, False, 1e9, "", tmp_path)
+    assert set(found["refused"]) == {"once per chunk", "compiled"} and all("says something else than eager" in why for why in found["refused"].values())
+    assert {r["backend"] for r in found["rows"]} == {"eager, float32", "eager"} and found["floors"]["floor_ms"] > 0
+
+
+@pytest.mark.parametrize("size", ["tiny", "tiny_n16"])
+def test_what_only_a_gpu_is_asked_runs_in_its_order(monkeypatch, tmp_path, size):
+    "On a CPU that is taken for a GPU, without graphs and without a profiler: every shape is held against eager, after the policy has left."
+    begin = gpu_policy.Bench.__init__
+    def taken_for_a_gpu(self, *args): begin(self, *args); self.cuda = True
+    monkeypatch.setattr(gpu_policy.Bench, "__init__", taken_for_a_gpu)
+    monkeypatch.setattr(gpu_policy, "captured", lambda call, inputs: call)
+    monkeypatch.setattr(gpu_policy, "profiled", lambda call, path: call())
+    monkeypatch.setattr(gpu_policy, "measure", lambda call, backend, scope, n=1, warmup=0: measure(call, backend, scope, 1, 0))
+    for name in ("reset_peak_memory_stats", "max_memory_allocated"): monkeypatch.setattr(torch.cuda, name, lambda: 0)
+    found = gpu_policy.run(size, torch.device("cpu"), 1, 32, False, 1e9, "", tmp_path)
+    ends = [r for r in found["rows"] if r["scope"] == "end to end"]
+    assert not found["refused"] and [(r["rows"], r["views"]) for r in ends[-6:]] == [(1, 1), (1, 2), (1, 3), (8, 1), (32, 1), (128, 1)]
+    assert [r["backend"] for r in ends[:3]] == ["compiled", "FP8 compiled", "compiled, 8 steps"] and all(r["cosine_of_movement"] > .9999 for r in ends[2:])
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="here is a GPU")

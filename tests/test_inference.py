@@ -122,12 +122,16 @@ def test_longer_words_make_a_new_graph_and_shorter_ones_do_not(policy):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
-def test_the_captured_graph_reads_every_new_picture():
-    policy = gpu_policy.random_policy("tiny", torch.device("cuda"))
-    engine = ChunkEngine(policy, gpu_policy.TAG, "fp32", compiled=False)
+@pytest.mark.parametrize("size", ["tiny", "tiny_n16"])
+@pytest.mark.parametrize("precision, compiled, least", [("fp32", False, .99999), ("bf16", False, .999), ("bf16", True, .999), ("fp8", False, .95), ("fp8", True, .95)])
+def test_the_captured_graph_reads_every_new_picture(size, precision, compiled, least):
+    policy = gpu_policy.random_policy(size, torch.device("cuda"))
+    engine = ChunkEngine(policy, gpu_policy.TAG, precision, compiled)
+    engine.calibrate([gpu_policy.given(policy, seed=s) for s in range(4)])
     for seed in range(3):
         x = [y.cuda() for y in asked(policy, 1, 1, 0, seed)]
-        torch.testing.assert_close(engine.run(*x), Chunk(policy, gpu_policy.SLOT).watch(*x), atol=1e-3, rtol=1e-3)
+        got, want = (y - x[-1] for y in (engine.run(*x), Chunk(policy, gpu_policy.SLOT).watch(*x)))
+        assert torch.nn.functional.cosine_similarity(got.flatten(), want.flatten(), 0) > least
 
 
 def test_fp8_without_observations_is_an_error_and_with_them_is_near(policy):

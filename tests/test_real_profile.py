@@ -53,7 +53,7 @@ def published_policy(to: Path) -> Path:
     "A whole policy as NVIDIA publishes its own: config and weights; no robot, no tokenizer."
     one = Normalizer("min_max", -np.ones(7), np.ones(7))
     parts = {"arm": list(range(6)), "gripper": [6]}
-    build_policy(Backbone.from_pretrained("tiny-backbone"), Embodiment("gr1", parts, parts, one, one)).save_pretrained(to)
+    build_policy(Backbone.from_pretrained("tiny-backbone"), Embodiment("gr1", parts, parts, one, one), layers=6).save_pretrained(to)       # deeper than the book's own, as N1.5's is
     for f in to.glob("*"):
         if f.name.startswith("tokenizer") or f.name in ("experiment.json", "card.json"): f.unlink()
     return to
