@@ -46,7 +46,9 @@ with device:
 lost = [k for k in backbone.load_state_dict(part("backbone."), strict=False).missing_keys if "lm_head" not in k and "vision_model.head" not in k]
 assert not lost, lost
 head.load_state_dict(part("action_head."))
+exact = {m: m.inv_freq for m in backbone.modules() if hasattr(m, "inv_freq")}             # transformers loads these in float32 whatever the weights are in
 backbone, head = backbone.to(torch.bfloat16 if cuda else torch.float32).eval(), head.to(torch.bfloat16 if cuda else torch.float32).eval()
+for module, frequencies in exact.items(): module.inv_freq = frequencies
 dtype = next(head.parameters()).dtype
 drawn = given["noise"].to(device, dtype)
 
