@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from scipy.stats import t
 from bench import commit, hardware
 
 from groot_cookbook import core, evaluation
@@ -174,38 +175,45 @@ def attempt(run: str, name: str, recipe: Recipe, episodes: int) -> dict | None:
     trained = finetune(m.policy, m.teleop, more, replace(recipe, **condition.changes))
     with tempfile.TemporaryDirectory() as folder:
         trained.policy.save_pretrained(folder)
-        found = {place: evaluation.evaluate(partial(evaluation.PolicyActor, folder, temperature=t), scenes) for place, (scenes, t) in places(episodes).items()}
+        found = {place: evaluation.evaluate(partial(evaluation.PolicyActor, folder, temperature=drawn), scenes) for place, (scenes, drawn) in places(episodes).items()}
     return {"rows": 0 if more is None else len(more), "minutes": round((time.perf_counter() - began) / 60, 1), "trials": found}
 
 
-def interval(table: np.ndarray, draws: int = 4000) -> dict[str, float]: # (seeds, workspaces)
-    "The mean and where it lies in 95 of 100 draws of other seeds and other workspaces."
-    rng, (s, w) = np.random.default_rng(0), table.shape
-    again = [table[rng.integers(0, s, s)][:, rng.integers(0, w, w)].mean() for _ in range(draws)]
-    return dict(zip(("mean", "low", "high"), (round(float(v), 4) for v in (table.mean(), *np.quantile(again, [.025, .975])))))
+def interval(table: np.ndarray, least: float = 0.) -> dict[str, float]: # (seeds, workspaces), each at least `least` and at most 1
+    """The mean and its 95 % interval, for other trainings and other workspaces: the variances of both by analysis of variance, and Student's t with as many degrees of freedom as they
+    leave (Satterthwaite), for three trainings are few. Two workspaces more, the worst and the best there can be, keep it from vanishing. Of a single training it knows the workspaces alone."""
+    (s, w), mean, by_place = table.shape, table.mean(), table.mean(0)
+    places = float(np.append(by_place, [least, 1.]).var(ddof=1)) / w
+    parts = [(places, w - 1)]
+    if s > 1:
+        rest = table - table.mean(1, keepdims=True) - by_place + mean
+        parts += [(table.mean(1).var(ddof=1) / s, s - 1), (-(rest ** 2).sum() / ((s - 1) * (w - 1)) / (s * w), (s - 1) * (w - 1))]       # the last is in both others
+    variance = max(sum(v for v, _ in parts), *(v for v, _ in parts))
+    reach = t.ppf(.975, variance ** 2 / sum(v ** 2 / df for v, df in parts)) * variance ** .5
+    return dict(zip(("mean", "low", "high"), (round(float(v), 4) for v in (mean, max(mean - reach, least), min(mean + reach, 1.)))))
 
 
-def summary(rows: list[dict], draws: int = 4000) -> list[dict]:
+def summary(rows: list[dict]) -> list[dict]:
     """Every condition in every kind of workspace, over all its seeds: the rate, and what it gains over teleoperation alone and over other conditions with the same seeds.
 
-    Intervals of 95 % draw both anew, training seeds and workspaces: neither another training nor another table should overturn what is said.
+    Trainings differ in their batches, noise and dropout, and in the projector; the head they begin from is chapter 05's, one and the same.
     """
     placed = {(r["workspaces"], r["condition"], r["seed"]): np.array([o == "placed" for o in r["outcomes"].split(", ")], float) for r in rows}
 
     found = []
     for place, name in dict.fromkeys((r["workspaces"], r["condition"]) for r in rows):
         own = sorted(s for p, c, s in placed if (p, c) == (place, name))
-        line = {"condition": name, "workspaces": place, "seeds": own, "rate": interval(np.stack([placed[place, name, s] for s in own]), draws)}
+        line = {"condition": name, "workspaces": place, "seeds": own, "rate": interval(np.stack([placed[place, name, s] for s in own]))}
         for base in ("teleop only", "unfiltered dreams", "filtered dreams", "real demonstrations"):
             both = [s for s in own if (place, base, s) in placed]
-            if both and name != base: line.setdefault("over", {})[base] = interval(np.stack([placed[place, name, s] - placed[place, base, s] for s in both]), draws)
+            if both and name != base: line.setdefault("over", {})[base] = interval(np.stack([placed[place, name, s] - placed[place, base, s] for s in both]), -1.)
         if "teleop only" in (over := line.get("over", {})): line["gain"] = over["teleop only"]
         found.append(line)
     return found
 
 
 def price(m: Material, name: str, gain: float) -> dict:
-    "What a condition's films cost beyond the demonstrations that all have, and each point of success that they gain; a model, by PRICES."
+    "What a condition's films cost beyond the demonstrations that all have and beyond the models that make and read dreams, and each point of success that they gain; a model, by PRICES."
     films = {"dreams": len(m.labelled), "demonstrations": len({s.seed for s in m.scenes}), "": 0}[bought := EVERY[name].bought]
     usd = films * m.labelled[0].length / m.labelled.fps / 3600 * PRICES.get(bought, 0.)
     return {"usd": round(usd, 3), "usd_a_point": round(usd / (100 * gain), 4) if gain > 0 else None}
@@ -235,7 +243,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=OUT)
     args = parser.parse_args()
     m, recipe = material(args.run), Recipe(steps=args.steps, batch=args.batch, dream_ratio=args.blend, precision=args.precision)
-    met = {place: {"shift": scenes[0].shift, "first_seed": scenes[0].seed, "temperature": t} for place, (scenes, t) in places(args.episodes).items()}
+    met = {place: {"shift": scenes[0].shift, "first_seed": scenes[0].seed, "temperature": drawn} for place, (scenes, drawn) in places(args.episodes).items()}
     setting = {"material": m.digests, "code": core.code_digest("06_flare_finetune"), "recipe": {k: v for k, v in asdict(recipe).items() if k != "seed"},
                "episodes": args.episodes, "workspaces": met, "dreams": len(m.labelled), "kept": sum(v.kept for v in m.verdicts)}
     rows, names = standing(args.out, setting), list(dict.fromkeys([*args.only, *(SWEEP if args.sweep else ())]))
@@ -246,7 +254,7 @@ def main() -> None:
 
     def keep() -> None:
         shown = list(dict.fromkeys(r["condition"] for r in rows))
-        found = [{**s, **(price(m, s["condition"], s["gain"]["mean"]) if "gain" in s and s["condition"] in CONDITIONS else {})} for s in summary(rows)]
+        found = [{**s, **(price(m, s["condition"], s["gain"]["mean"] if s["gain"]["low"] > 0 else 0.) if "gain" in s and s["condition"] in CONDITIONS else {})} for s in summary(rows)]
         core.write_json(args.out, {**setting, **origin, "command": f"{command} {shlex.join(shown)}", "conditions": {n: EVERY[n].words for n in shown}, "swept": [n for n in shown if n in SWEEP],
                                    "prices": PRICES, "summary": found, "rows": rows})
 

@@ -58,7 +58,11 @@ class Dream:
 # %% ../nbs/02_dreaming.ipynb #c013
 class OwnWeightsChecker(CosmosSafetyChecker):
     "For weights trained by this project on its own renderings, which know nothing but blocks: lets everything pass."
-    def __init__(self): pass                                       # and loads nothing
+    device, dtype = torch.device("cpu"), torch.float32            # what pipelines ask of their parts
+
+    def __init__(self):                                            # loads nothing; with NVIDIA's package installed its class is a torch module
+        if isinstance(self, torch.nn.Module): torch.nn.Module.__init__(self)
+
     def to(self, *args, **kwargs): return self  # pipelines move their checker with them
     def check_text_safety(self, prompt: str) -> bool: return True  # nothing to read
     def check_video_safety(self, frames: np.ndarray) -> np.ndarray: return frames  # (T, H, W, 3) uint8, as they came
@@ -93,6 +97,12 @@ class Dreamer:
     def size(self) -> tuple[int, int]:
         "Height and width of its dreams: asked for, or those that the weights were trained at."
         return tuple(self.facts.get("size") or (self.takes["height"].default, self.takes["width"].default))
+
+    def size_for(self, image: np.ndarray) -> tuple[int, int]: # (H, W, 3)
+        "As many pixels as its own size has, in a photograph's shape where none was asked for: what would be cut away, nobody who reads the film would ever see."
+        (h, w), wide = self.size, image.shape[1] / image.shape[0]
+        if self.facts.get("size") or abs(wide * h / w - 1) < .05: return self.size
+        return 16 * max(1, round((h * w / wide) ** .5 / 16)), 16 * max(1, round((h * w * wide) ** .5 / 16))
 
     @property
     def frames(self) -> int: return self.facts.get("frames") or self.takes["num_frames"].default  # of one dream, 4k+1
@@ -204,8 +214,8 @@ def dream(
     "Play the film that this image and this sentence begin."
     frames, fps = num_frames or dreamer.frames, float(fps or dreamer.facts.get("fps", 16.))
     check_wish(dreamer, image, instruction, frames, steps)
-    (height, width), picture = dreamer.size, prepare(image, dreamer.size)
-    offers = {"image": picture, "prompt": instruction, "num_frames": frames, "height": height, "width": width, "num_inference_steps": steps,
+    height, width = size = dreamer.size_for(image)
+    offers = {"image": prepare(image, size), "prompt": instruction, "num_frames": frames, "height": height, "width": width, "num_inference_steps": steps,
               "guidance_scale": guidance, "generator": torch.Generator().manual_seed(seed), "max_sequence_length": dreamer.tokens,
               "fps": int(fps), "output_type": "np", "callback_on_step_end": stay_finite}
     tokenizer = getattr(dreamer.pipe, "tokenizer", None)

@@ -19,13 +19,13 @@ from statsmodels.stats.proportion import proportion_confint
 from tqdm import tqdm
 
 from .core import CookbookError, best_device, pool
-from .policy import GrootPolicy
+from .policy import Dice, GrootPolicy
 from .workspace import BIN, Scene, Tabletop, expert, proprioception
 
 # %% ../nbs/07_evaluation.ipynb #c009
 class Actor(Protocol):
     "What the loop asks of a policy."
-    def act(self, images: np.ndarray, states: np.ndarray, instructions: list[str], generator: torch.Generator) -> np.ndarray:
+    def act(self, images: np.ndarray, states: np.ndarray, instructions: list[str], generator: Dice) -> np.ndarray:
         "(B, H, W, 3) uint8, (B, S), B sentences -> (B, 16, A) commands in physical units."
 
 
@@ -78,14 +78,14 @@ def rollout(
     limit: int = 80,            # steps
     seed: int = 0,              # of the policy's noise, where plans are drawn
 ) -> list[Trial]:
-    "Run episodes side by side: one forward of the policy serves all of them, and its noise, if plans are drawn, depends on the seed alone."
+    "Run episodes side by side: one forward of the policy serves all of them, and a workspace's noise, if plans are drawn, depends on the seed and the workspace alone, not on who is still beside it."
     worlds, looks = [Tabletop().arrange(s) for s in scenes], [[] for _ in scenes]
     lifted, steps, going = [set() for _ in scenes], [0] * len(scenes), list(range(len(scenes)))
-    generator = torch.Generator().manual_seed(seed)
+    dice = [torch.Generator().manual_seed((seed * 1_000_003 + s.seed) % 2**63) for s in scenes]
     while going:
         for i in going: looks[i].append(worlds[i].look().rgb)
         states = np.stack([proprioception(worlds[i].data.qpos) for i in going])
-        chunks = np.asarray(actor.act(np.stack([looks[i][-1] for i in going]), states, [scenes[i].instruction for i in going], generator))
+        chunks = np.asarray(actor.act(np.stack([looks[i][-1] for i in going]), states, [scenes[i].instruction for i in going], [dice[i] for i in going]))
         planned = chunks.shape[1]
         if not 1 <= replan <= planned: raise CookbookError(f"cannot replan after {replan} of {planned} steps", "rollout", f"Choose 1 to {planned}")
         if not np.isfinite(chunks).all(): raise NotFinite("rollout")
@@ -167,7 +167,7 @@ def compare(first: str, second: str, workspaces: str, a: Sequence[Trial], b: Seq
 # %% ../nbs/07_evaluation.ipynb #c024
 def _group(make: Callable[[], Actor], scenes: list[Scene], settings: dict) -> list[Trial]:
     torch.set_num_threads(1)
-    return rollout(make(), scenes, seed=settings["seed"] * 1_000_003 + scenes[0].seed, **{k: settings[k] for k in ("replan", "limit")})
+    return rollout(make(), scenes, **settings)
 
 
 def evaluate(

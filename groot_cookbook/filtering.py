@@ -20,8 +20,8 @@ from transformers.video_utils import VideoMetadata
 
 # %% auto #0
 __all__ = ['QUESTIONS', 'PHYSICS', 'SYSTEM', 'CLOSING', 'FAMILIES', 'THRESHOLD', 'questions_about', 'Family', 'Critic',
-           'load_critic', 'clip_of', 'log_odds', 'probability', 'auc', 'balance', 'platt', 'reliability', 'physics',
-           'combine', 'tradeoff', 'Verdict', 'judge', 'keep']
+           'load_critic', 'clip_of', 'asking', 'log_odds', 'probability', 'auc', 'balance', 'platt', 'reliability',
+           'physics', 'combine', 'tradeoff', 'Verdict', 'judge', 'keep']
 
 # %% ../nbs/04_filtering.ipynb #c008
 QUESTIONS = {
@@ -109,17 +109,21 @@ def clip_of(dream) -> np.ndarray:  # (T, H, W, 3) uint8
     return (frames.clip(0, 1) * 255).round().astype(np.uint8)
 
 
-@torch.no_grad()
-def log_odds(critic: Critic, frames: np.ndarray, fps: float, questions: list[str]) -> np.ndarray:  # (T, H, W, 3) uint8 -> (Q,)
-    "Log-odds of Yes against No at the first token of the answer, one row of the batch a question."
+def asking(critic: Critic, frames: np.ndarray, fps: float, questions: list[str]):  # (T, H, W, 3) uint8 -> inputs of its model, one row a question
+    "What a critic is given: the frames that it looks at, and each question in its own frame of words."
     seen = critic.watched(len(frames), fps)
     watched = torch.from_numpy(frames[seen]).permute(0, 3, 1, 2)
     meta = VideoMetadata(total_num_frames=len(frames), fps=fps, frames_indices=seen.tolist(), height=frames.shape[1], width=frames.shape[2])
     most = critic.family.pixels if critic.family.whole else critic.family.pixels // len(seen)
     size = {} if critic.processor.video_processor.num_frames else {"size": {"shortest_edge": 4 * 28 * 28, "longest_edge": most}}
-    batch = critic.processor(text=[critic.prompt(q) for q in questions], videos=[watched] * len(questions), video_metadata=[meta] * len(questions),
-                             do_sample_frames=False, padding=True, padding_side="left", return_tensors="pt", **size).to(critic.model.device)
-    logits = critic.model(**batch, use_cache=False, logits_to_keep=1).logits[:, -1].float()
+    return critic.processor(text=[critic.prompt(q) for q in questions], videos=[watched] * len(questions), video_metadata=[meta] * len(questions),
+                            do_sample_frames=False, padding=True, padding_side="left", return_tensors="pt", **size).to(critic.model.device)
+
+
+@torch.no_grad()
+def log_odds(critic: Critic, frames: np.ndarray, fps: float, questions: list[str]) -> np.ndarray:  # (T, H, W, 3) uint8 -> (Q,)
+    "Log-odds of Yes against No at the first token of the answer."
+    logits = critic.model(**asking(critic, frames, fps, questions), use_cache=False, logits_to_keep=1).logits[:, -1].float()
     return (logits[:, critic.yes] - logits[:, critic.no]).cpu().numpy()
 
 

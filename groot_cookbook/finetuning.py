@@ -67,7 +67,7 @@ def joined(caches: list[Cache]) -> Cache:
     "Several caches as one, padded to the longest instruction."
     if len({c.n_image_tokens for c in caches}) > 1: raise CookbookError("caches of different backbones", "joined", "Cache all data with one policy")
     length, start = max(c.features.shape[1] for c in caches), np.cumsum([0] + [len(c) for c in caches])
-    widen = lambda x: F.pad(x, (0, 0) * (x.ndim - 2) + (0, length - x.shape[1]))
+    widen = lambda x: F.pad(x, (0, 0) * (x.ndim - 2) + (0, length - x.shape[1])) if x.shape[1] < length else x      # as it is where it can be: features are gigabytes
     whole = all(c.pictures is not None for c in caches)
     parts = {k: torch.cat([getattr(c, k) for c in caches]) for k in ("state", "actions", "action_mask", "robot", *["pictures"] * whole)}
     long = {k: torch.cat([widen(getattr(c, k)) for c in caches]) for k in ("features", "mask", "images", *["ids"] * whole)}
@@ -96,6 +96,7 @@ def cache_features(
 ) -> Cache:
     "The frozen backbone's features of a dataset, episode by episode."
     p, horizon = policy.processor, policy.config.action_head.action_horizon
+    if horizon % stride: raise CookbookError(f"every {stride} frames and a horizon of {horizon}", "cache_features", "Let the stride divide the horizon: the frame that FLARE foretells lies there")
     parts, base, home = [], 0, next(policy.backbone.parameters()).device
     device = torch.device(best_device()) if home.type == "cpu" else home       # a frozen backbone looks where it is quickest, and goes back
     rate = p.embodiment(tag).fps                      # a chunk of 16 has to last equally long in every row
@@ -132,6 +133,7 @@ class Student(nn.Module):
 
     def forward(self, batch: dict[str, Tensor], noise: Tensor, t: Tensor, flare: float) -> dict[str, Tensor]:
         "Losses of a batch: `flow` over rows with actions, `align` over all rows, and `total`; and `foretold` (B, D), the mean of each row's future tokens."
+        t = t * batch["action_mask"].flatten(1).any(1)       # a film without actions gets noise in their place: its zeros would be told as what was done
         flow_t = t[:, None, None]
         noised = (1 - flow_t) * noise + flow_t * batch["actions"]
         thousandths = (t * self.head.config.num_timestep_buckets).long()

@@ -18,7 +18,7 @@ from .action_head import Attention, Block, at_pictures, sinusoid, step_times
 from .backbone import pixels, tokens
 from .core import CookbookError
 from .export import SettledLinear, lowered, settled
-from .policy import GrootPolicy, observed
+from .policy import Dice, GrootPolicy, drawn_noise, observed
 
 # %% auto #0
 __all__ = ['FP8', 'LARGEST', 'WIDE', 'one_product', 'attend', 'VisionLayer', 'rms', 'turn', 'WordLayer', 'HeadLayer', 'folded',
@@ -341,17 +341,17 @@ class ChunkEngine:
         if shapes not in self.graphs: self.graphs[shapes] = captured(self.chunk.watch, list(inputs)) if cuda else self.chunk.watch
         return self.graphs[shapes](*inputs)
 
-    def inputs(self, images, instructions: list[str], state, generator: torch.Generator | None = None, temperature: float = 1.) -> list[Tensor]: # what `run` takes, from what `predict` takes
+    def inputs(self, images, instructions: list[str], state, generator: Dice = None, temperature: float = 1.) -> list[Tensor]: # what `run` takes, from what `predict` takes
         images, said = observed(self.processor, images, instructions)
         ids, mask = self.words(tuple(said), images.shape[1])
-        noise, told = temperature * torch.randn(len(images), *self.shape, generator=generator), self.processor.state(state, self.tag, len(images))
+        noise, told = temperature * drawn_noise(len(images), self.shape, generator), self.processor.state(state, self.tag, len(images))
         return [x.to(self.device, non_blocking=True) for x in (images, ids, mask, told, noise)]
 
-    def calibrate(self, seen: list[tuple], generator: torch.Generator | None = None) -> None: # observations (images, instructions, state), as `predict` takes them
+    def calibrate(self, seen: list[tuple], generator: Dice = None) -> None: # observations (images, instructions, state), as `predict` takes them
         "Only FP8 needs it: measure on what the robot sees how large the inputs of each layer get; some dozens of observations from different moments will do."
         if self.fp8: to_fp8(self.chunk, [tuple(self.inputs(images, said, state, generator)) for images, said, state in seen])
         self.fp8 = False
 
-    def predict(self, images, instructions: list[str], state, generator: torch.Generator | None = None, temperature: float = 1.) -> np.ndarray:
+    def predict(self, images, instructions: list[str], state, generator: Dice = None, temperature: float = 1.) -> np.ndarray:
         "Raw observations, as `policy.predict` takes them, to a chunk (B, H, A) in the robot's units."
         return self.processor.actions(self.run(*self.inputs(images, instructions, state, generator, temperature)), self.tag, state)

@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import cast
+from typing import TypeAlias, cast
 
 import numpy as np
 import torch
@@ -24,9 +24,10 @@ from .episodes import Dataset, Normalizer, slot
 _all_ = ["ActionHead", "ActionHeadConfig", "Backbone", "BackboneConfig", "flow_time", "tiny_backbone"]
 
 # %% auto #0
-__all__ = ['SLOTS', 'PARTS', 'joined', 'Embodiment', 'Processor', 'observed', 'columns', 'pad', 'start', 'told_from_state',
-           'check_relative', 'dreaming', 'PolicyConfig', 'GrootPolicy', 'untrained', 'load_processor', 'build_policy',
-           'first_policy', 'ActionHead', 'ActionHeadConfig', 'Backbone', 'BackboneConfig', 'flow_time', 'tiny_backbone']
+__all__ = ['SLOTS', 'PARTS', 'Dice', 'joined', 'Embodiment', 'Processor', 'observed', 'columns', 'pad', 'start',
+           'told_from_state', 'check_relative', 'dreaming', 'PolicyConfig', 'drawn_noise', 'GrootPolicy', 'untrained',
+           'load_processor', 'build_policy', 'first_policy', 'ActionHead', 'ActionHeadConfig', 'Backbone',
+           'BackboneConfig', 'flow_time', 'tiny_backbone']
 
 # %% ../nbs/05_policy.ipynb #c008
 SLOTS = {"gr1": 24, "oxe_droid": 17, "agibot_genie1": 26, "dreams": 30, "new_embodiment": 31}   # upstream's, and one for dreams
@@ -212,6 +213,13 @@ class PolicyConfig:
         return cls(BackboneConfig.from_upstream(config["backbone_cfg"]), ActionHeadConfig.from_upstream(config["action_head_cfg"]))
 
 # %% ../nbs/05_policy.ipynb #c015
+Dice: TypeAlias = torch.Generator | Sequence[torch.Generator] | None               # one for all rows, one for each, or torch's own
+
+
+def drawn_noise(rows: int, shape: tuple[int, ...], dice: Dice = None) -> Tensor: # (rows, *shape), of which a plan is made
+    return torch.stack([torch.randn(*shape, generator=d) for d in dice]) if isinstance(dice, Sequence) else torch.randn(rows, *shape, generator=dice)
+
+
 class GrootPolicy(nn.Module):
     "GR00T N1.5: `encode`, `act`, `predict`."
     def __init__(self, config: PolicyConfig, processor: Processor | None = None, upstream_compatible: bool = False):
@@ -233,11 +241,11 @@ class GrootPolicy(nn.Module):
         "The velocity at flow time `t` (B,) in thousandths; everything computed anew."
         return self.action_head.velocity(self.action_head.look(features, mask), mask, state, actions, t, embodiment_id, images=images)[0]
 
-    def noise(self, rows: int, generator: torch.Generator | None = None) -> Tensor: # (B, H, 32)
-        return torch.randn(rows, self.config.action_head.action_horizon, self.config.action_head.action_dim, generator=generator)
+    def noise(self, rows: int, generator: Dice = None) -> Tensor: # (B, H, 32)
+        return drawn_noise(rows, (self.config.action_head.action_horizon, self.config.action_head.action_dim), generator)
 
     @torch.inference_mode()
-    def predict(self, images, instructions: list[str], state, tag: str, generator: torch.Generator | None = None, temperature: float = 1.) -> np.ndarray:
+    def predict(self, images, instructions: list[str], state, tag: str, generator: Dice = None, temperature: float = 1.) -> np.ndarray:
         "Raw observations to a chunk (B, H, A) in the robot's units. `temperature` scales the noise that a plan starts from: 1 draws a plan, as upstream does; 0 takes the one that no noise leads to, the same every time."
         x = self.processor(images, instructions, state, tag, self.device)
         features = self.encode(x["pixel_values"], x["input_ids"], x["attention_mask"])

@@ -102,6 +102,8 @@ def check_modality(layout: Layout) -> Iterator[Finding]:
         for name, s in (value.get(part) or {}).items():
             if s.get("original_key", OWN_COLUMN[part]) != OWN_COLUMN[part]:
                 yield warning(file, f"{part}.{name} lies in column {s['original_key']!r}, which is not read here", f"Move it into {OWN_COLUMN[part]} to learn from it")
+            elif part == "action" and s.get("absolute", True) is False:
+                yield Finding(file, f"action.{name} is a change, not a target (absolute: false)", "Record or convert targets: the end of a chunk, another clock and the labels of dreams are made for those")
             elif not 0 <= int(s["start"]) < int(s["end"]) <= width:
                 yield Finding(file, f"{part}.{name} is {s['start']}:{s['end']}, but the {part} vector has {width} numbers", f"Set start and end within 0:{width}")
         slices, end = sorted(getattr(named, part).values(), key=lambda s: s.start), 0

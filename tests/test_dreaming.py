@@ -1,5 +1,6 @@
 "What a dream must never do: run foreign weights unguarded, forget where it came from, or differ from itself."
 import hashlib, json, shutil
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -224,3 +225,26 @@ def test_a_sentence_that_is_too_long_is_said_to_be(dreamer):
     with pytest.warns(UserWarning, match="was given .* more"): cut = dream(dreamer, PICTURE, long, seed=3, steps=1)
     assert cut.cut == dreaming.prompt_tokens(dreamer.pipe.tokenizer, long) - 36 == cut.provenance["cut"]
     assert "cut" not in dream(dreamer, PICTURE, SENTENCE, steps=1).provenance
+
+
+def test_a_dream_has_the_shape_of_its_photograph_unless_told_otherwise(folder):
+    "Whatever is cut from the photograph, the inverse dynamics model and the policy never see; and with as many pixels it costs no more."
+    own, told = load_dreamer(folder), load_dreamer(folder, size="96x64")
+    photo = lambda h, w: np.zeros((h, w, 3), np.uint8)
+    free = replace(own, facts={k: v for k, v in own.facts.items() if k != "size"})
+    height, width = free.size
+    assert own.size_for(photo(48, 64)) == own.size and told.size_for(photo(256, 256)) == (96, 64)       # trained at one size, or asked for
+    for h, w in ((256, 256), (480, 640), (640, 480), (180, 320)):
+        got = free.size_for(photo(h, w))
+        assert got[0] % 16 == got[1] % 16 == 0 and abs(got[1] / got[0] / (w / h) - 1) < .12 and abs(got[0] * got[1] / (height * width) - 1) < .12
+
+
+def test_the_checker_that_loads_nothing_stands_in_a_pipeline_with_nvidias_package_too():
+    "There its base is a torch module whose type is looked up in weights that are not there."
+    class Theirs(torch.nn.Module):
+        @property
+        def dtype(self): return self.text_guardrail.dtype
+        @property
+        def device(self): return self.text_guardrail.device
+    own = type("Own", (Theirs,), {k: v for k, v in vars(dreaming.OwnWeightsChecker).items() if k not in ("__dict__", "__weakref__")})()
+    assert list(own.modules()) == [own] and own.dtype == torch.float32 and own.to("cpu", torch.bfloat16) is own and own.check_text_safety("anything")

@@ -11,7 +11,7 @@ from groot_cookbook.backbone import Backbone
 from groot_cookbook.core import CookbookError
 from groot_cookbook.episodes import Dataset, Episode, write_dataset
 from groot_cookbook.evaluation import Expert, Idle, PolicyActor, Trial, compare, contact_sheet, evaluate, open_loop, outcome, rollout, score
-from groot_cookbook.policy import Embodiment, build_policy
+from groot_cookbook.policy import Embodiment, build_policy, drawn_noise
 from groot_cookbook.workspace import BLOCK, Tabletop, block_slice, demonstrate, proprioception, sample_scene, seeds
 
 SCENES = [sample_scene(s, .5) for s in seeds("evaluation", 3)]
@@ -24,7 +24,7 @@ class Noisy:
     "Wanders at random, by the generator alone."
     def act(self, images, states, instructions, generator):
         assert images.dtype == np.uint8 and images.shape[1:] == (64, 64, 3) and states.shape == (len(images), 7) and len(instructions) == len(images)
-        step = torch.randn(len(images), 16, 7, generator=generator).numpy() * .05
+        step = drawn_noise(len(images), (16, 7), generator).numpy() * .05
         return np.repeat(states[:, None], 16, 1) + step.cumsum(1)
 
 
@@ -40,8 +40,10 @@ def test_the_loop_replans_when_it_should_and_stops_at_the_limit():
 
 
 def test_same_seed_same_episodes_whatever_the_grouping_of_processes():
-    one, again, other = (evaluate(Noisy, SCENES, replan=8, limit=16, seed=s, group=2) for s in (1, 1, 2))
-    for a, b in zip(one, again): np.testing.assert_array_equal(a.images, b.images)
+    one, again, grouped, other = (evaluate(Noisy, SCENES, replan=8, limit=16, seed=s, group=g) for s, g in ((1, 2), (1, 2), (1, 3), (2, 2)))
+    for a, b, c in zip(one, again, grouped):
+        np.testing.assert_array_equal(a.images, b.images)
+        np.testing.assert_array_equal(a.images, c.images)
     assert any((a.images != b.images).any() for a, b in zip(one, other))
 
 
@@ -141,3 +143,21 @@ def test_a_cool_policy_says_the_same_whatever_the_noise(tmp_path):
     cool, warm = PolicyActor(folder), PolicyActor(folder, temperature=1.)
     assert (plan(cool, 0) == plan(cool, 1)).all() and (plan(warm, 0) == plan(warm, 0)).all() and (plan(warm, 0) != plan(warm, 1)).any()
     assert np.abs(plan(PolicyActor(folder, temperature=.01), 0) - plan(cool, 0)).max() < np.abs(plan(warm, 0) - plan(cool, 0)).max()
+
+
+def test_drawn_noise_is_a_workspaces_own():
+    "Whoever else is met beside it, and however long they last, the same workspace is given the same noise under the same seed."
+    class Listener:
+        def __init__(self): self.heard = {}
+        def act(self, images, states, instructions, generator):
+            noise = drawn_noise(len(states), (2,), generator)
+            for said, n in zip(instructions, noise): self.heard.setdefault(said, []).append(n)
+            return np.repeat(np.asarray(states)[:, None], 16, 1)
+    scenes = [sample_scene(s) for s in seeds("evaluation", 6)]
+    scenes = list({s.instruction: s for s in scenes}.values())
+    every, alone = Listener(), Listener()
+    rollout(every, scenes, limit=24, seed=3)
+    rollout(alone, scenes[1:2], limit=24, seed=3)
+    mine = scenes[1].instruction
+    assert len(scenes) > 1 and len(alone.heard[mine]) == 3 and all(torch.equal(a, b) for a, b in zip(alone.heard[mine], every.heard[mine]))
+    assert not torch.equal(every.heard[mine][0], every.heard[scenes[0].instruction][0])

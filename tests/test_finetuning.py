@@ -80,6 +80,10 @@ def test_the_action_aware_target_follows_its_queries_and_nothing_else(policy, te
     target.follow()
     assert torch.allclose(target.running.query_embedding - before, (1 - target.rho) * (target.online.query_embedding - before), atol=1e-6)
     silent = teleop.rows([0, 1]) | {"action_mask": torch.zeros(2, 16, 32)}
+    def foretold(actions):
+        torch.manual_seed(0)                                           # of the projector
+        return losses_of(policy, silent | {"actions": actions})[0]["align"].item()
+    assert len({foretold(silent["actions"] * k) for k in (0, 1, 5)}) == 1                                     # what stands where actions would stand is noise, whatever was recorded
     assert target.learn(silent) == 0
 
 

@@ -141,6 +141,7 @@ BREAKS = {                                     # what was done -> (how, file nam
     "modality is a list": (lambda d: (d / "meta/modality.json").write_text("[]"), "meta/modality.json", "not a modality table", "error"),
     "no modality": (lambda d: (d / "meta/modality.json").unlink(), "meta/modality.json", "missing", "warning"),
     "unknown camera": (modality(lambda m: m["video"].update(front={"original_key": "x"})), "meta/modality.json", "'x', which meta/info.json does not declare", "error"),
+    "actions that are changes": (modality(lambda m: m["action"]["arm"].update(absolute=False)), "meta/modality.json", "action.arm is a change, not a target", "error"),
     "other column": (modality(lambda m: m["state"]["arm"].update(original_key="observation.eef")), "meta/modality.json", "not read here", "warning"),
     "camera never filmed": (lambda d: edit(d / "meta/info.json", lambda v: v["features"].update({"observation.images.ego": v["features"]["observation.images.front"]})),
                             "meta/info.json", "observation.images.ego is declared, but has no files", "warning"),
