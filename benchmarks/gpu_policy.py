@@ -95,7 +95,7 @@ def given(policy: GrootPolicy, rows: int = 1, views: int = 1, seed: int = 0) -> 
 
 
 class Bench:
-    "Rows of one run, each printed as it is made; an answer that differs from eager's is an error."
+    "Rows of one run, each printed as it is made; a way whose answer differs from eager's is refused and gets none."
     def __init__(self, policy: GrootPolicy, n: int, deadline: float, out: Path):
         self.policy, self.n, self.deadline, self.out, self.rows, self.wants, self.refused = policy, n, deadline, out, [], {}, {}
         self.cuda = policy.device.type == "cuda"
@@ -109,7 +109,7 @@ class Bench:
         "A way that fails, or whose answer is not believed, is named and costs no other its row."
         try: yield
         except (core.CookbookError, RuntimeError, OSError) as e:
-            self.refused[what] = f"{type(e).__name__}: {str(e).splitlines()[0]}"
+            self.refused[what] = f"{type(e).__name__}: {(str(e).splitlines() or [''])[0]}"
             print(f"{what}: {self.refused[what]}", flush=True)
 
     def row(self, taken: Latency, **more) -> None:
@@ -169,7 +169,9 @@ def beside_the_peer(bench: Bench, inputs: list[Tensor], peer: str) -> None:
         with bench.trying("the peer, to its end"):
             try: done = subprocess.run(command, env=env, text=True, capture_output=True, timeout=max(60., bench.deadline - time.monotonic()))
             except subprocess.TimeoutExpired as e: raise core.CookbookError("the time was over", "the peer", "Give more --seconds") from e
-            if done.returncode: raise core.CookbookError(f"ended with {done.returncode}: {done.stderr[-3000:]}", "the peer")
+            if done.returncode:
+                print(done.stderr[-3000:], flush=True)
+                raise core.CookbookError(f"ended with {done.returncode}: {(done.stderr.strip().splitlines() or [''])[-1]}", "the peer")
         if not Path(folder, "peer.json").is_file(): return
         found, made = json.loads(Path(folder, "peer.json").read_text()), load_file(f"{folder}/made.safetensors")
         for name, samples in found["rows"].items():

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scipy.stats import t
+from scipy import stats
 from bench import commit, hardware
 
 from groot_cookbook import core, evaluation
@@ -175,7 +175,7 @@ def attempt(run: str, name: str, recipe: Recipe, episodes: int) -> dict | None:
     trained = finetune(m.policy, m.teleop, more, replace(recipe, **condition.changes))
     with tempfile.TemporaryDirectory() as folder:
         trained.policy.save_pretrained(folder)
-        found = {place: evaluation.evaluate(partial(evaluation.PolicyActor, folder, temperature=drawn), scenes) for place, (scenes, drawn) in places(episodes).items()}
+        found = {place: evaluation.evaluate(partial(evaluation.PolicyActor, folder, temperature=temperature), scenes) for place, (scenes, temperature) in places(episodes).items()}
     return {"rows": 0 if more is None else len(more), "minutes": round((time.perf_counter() - began) / 60, 1), "trials": found}
 
 
@@ -189,14 +189,14 @@ def interval(table: np.ndarray, least: float = 0.) -> dict[str, float]: # (seeds
         rest = table - table.mean(1, keepdims=True) - by_place + mean
         parts += [(table.mean(1).var(ddof=1) / s, s - 1), (-(rest ** 2).sum() / ((s - 1) * (w - 1)) / (s * w), (s - 1) * (w - 1))]       # the last is in both others
     variance = max(sum(v for v, _ in parts), *(v for v, _ in parts))
-    reach = t.ppf(.975, variance ** 2 / sum(v ** 2 / df for v, df in parts)) * variance ** .5
+    reach = stats.t.ppf(.975, variance ** 2 / sum(v ** 2 / df for v, df in parts)) * variance ** .5
     return dict(zip(("mean", "low", "high"), (round(float(v), 4) for v in (mean, max(mean - reach, least), min(mean + reach, 1.)))))
 
 
 def summary(rows: list[dict]) -> list[dict]:
     """Every condition in every kind of workspace, over all its seeds: the rate, and what it gains over teleoperation alone and over other conditions with the same seeds.
 
-    Trainings differ in their batches, noise and dropout, and in the projector; the head they begin from is chapter 05's, one and the same.
+    Trainings differ in their batches, noise and flow times, and in the projector; the head they begin from is chapter 05's, one and the same.
     """
     placed = {(r["workspaces"], r["condition"], r["seed"]): np.array([o == "placed" for o in r["outcomes"].split(", ")], float) for r in rows}
 
@@ -242,8 +242,9 @@ def main() -> None:
     parser.add_argument("--sweep", action="store_true", help="dose, blend, and FLARE's weight, layer and target as well")
     parser.add_argument("--out", type=Path, default=OUT)
     args = parser.parse_args()
+    if args.episodes < 2: parser.error("an interval needs at least two workspaces")
     m, recipe = material(args.run), Recipe(steps=args.steps, batch=args.batch, dream_ratio=args.blend, precision=args.precision)
-    met = {place: {"shift": scenes[0].shift, "first_seed": scenes[0].seed, "temperature": drawn} for place, (scenes, drawn) in places(args.episodes).items()}
+    met = {place: {"shift": scenes[0].shift, "first_seed": scenes[0].seed, "temperature": temperature} for place, (scenes, temperature) in places(args.episodes).items()}
     setting = {"material": m.digests, "code": core.code_digest("06_flare_finetune"), "recipe": {k: v for k, v in asdict(recipe).items() if k != "seed"},
                "episodes": args.episodes, "workspaces": met, "dreams": len(m.labelled), "kept": sum(v.kept for v in m.verdicts)}
     rows, names = standing(args.out, setting), list(dict.fromkeys([*args.only, *(SWEEP if args.sweep else ())]))

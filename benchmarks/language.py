@@ -85,6 +85,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=list(CONDITIONS), default=list(CONDITIONS), metavar="CONDITION", help=f"any of: {', '.join(CONDITIONS)}")
     parser.add_argument("--out", type=Path, default=OUT)
     args = parser.parse_args()
+    if args.scenes < 2: parser.error("an interval needs at least two tables")
     recipe = Recipe(steps=args.steps, batch=args.batch, flare=0.0, precision=core.arithmetic())
     setting = {"code": core.code_digest("06_flare_finetune"), "recipe": {k: v for k, v in asdict(recipe).items() if k not in ("seed", "tune_backbone")}, "demonstrations": args.demonstrations, "scenes": args.scenes}
     rows = standing(args.out, setting)

@@ -95,7 +95,7 @@ class Dreamer:
 
     @property
     def size(self) -> tuple[int, int]:
-        "Height and width of its dreams: asked for, or those that the weights were trained at."
+        "Height and width: asked for, or those that the weights were trained at; see `size_for`."
         return tuple(self.facts.get("size") or (self.takes["height"].default, self.takes["width"].default))
 
     def size_for(self, image: np.ndarray) -> tuple[int, int]: # (H, W, 3)

@@ -72,6 +72,13 @@ def test_every_condition_says_what_it_is_and_changes_what_a_recipe_has():
     assert len({str(r) for r in changed}) == 1 + sum(bool(c.changes) for c in headline.SWEEP.values())
 
 
+@pytest.mark.parametrize("name", ["headline", "headline_drawn"])
+def test_a_stored_table_is_what_its_rows_say(name):
+    known = json.loads((headline.OUT.parent / f"{name}.json").read_text())
+    told = [{k: v for k, v in s.items() if not k.startswith("usd")} for s in known["summary"]]
+    assert told == json.loads(json.dumps(headline.summary(known["rows"])))
+
+
 def test_readme_says_what_was_found():
     known = json.loads(headline.OUT.read_text())
     rate = {(s["condition"], s["workspaces"]): s["rate"] for s in known["summary"]}

@@ -243,8 +243,8 @@ def main(argv=None):
         if part != "policy" or not find_spec("torch"): continue
         from_picture = lambda take, scope, b=backend, p=precision, r=reference, a=asked: keep(b, [measure_pipeline(b, p, r, border, args.n, args.warmup, take, scope, a)])
         from_picture(lambda: border["image"], "pipeline")
-        whole.append(from_picture)
-    if whole and args.camera is not None:
+        if args.camera is not None: whole.append(from_picture)           # its engine stays in memory until then
+    if whole:
         take = camera(args.camera)                           # last: it shares the memory's bus, and may fail
         for from_picture in whole: from_picture(take, "end to end")
     if not rows: sys.exit(f"nothing to time under {here}: run ./build.sh first, or give --backend onnxruntime")
