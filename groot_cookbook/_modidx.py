@@ -356,6 +356,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                          'groot_cookbook.dreaming.dream_all': ('dreaming.html#dream_all', 'groot_cookbook/dreaming.py'),
                                          'groot_cookbook.dreaming.fidelity': ('dreaming.html#fidelity', 'groot_cookbook/dreaming.py'),
                                          'groot_cookbook.dreaming.is_own': ('dreaming.html#is_own', 'groot_cookbook/dreaming.py'),
+                                         'groot_cookbook.dreaming.laid_aside': ('dreaming.html#laid_aside', 'groot_cookbook/dreaming.py'),
                                          'groot_cookbook.dreaming.leaning': ('dreaming.html#leaning', 'groot_cookbook/dreaming.py'),
                                          'groot_cookbook.dreaming.load_dreamer': ( 'dreaming.html#load_dreamer',
                                                                                    'groot_cookbook/dreaming.py'),

@@ -5,13 +5,16 @@
 # %% ../nbs/02_dreaming.ipynb #c004
 from __future__ import annotations
 
-import hashlib, inspect, re, warnings
+import hashlib, inspect, json, re, warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
+from safetensors import safe_open
+from safetensors.numpy import save_file
 from skimage.metrics import structural_similarity
 
 from . import core
@@ -26,7 +29,7 @@ from diffusers.utils import is_cosmos_guardrail_available
 # %% auto #0
 __all__ = ['PROMPTER', 'Dream', 'OwnWeightsChecker', 'weights_sha', 'is_own', 'Dreamer', 'read_size', 'load_dreamer', 'speak_up',
            'stay_finite', 'prepare', 'prompt_tokens', 'check_wish', 'dream', 'Fidelity', 'psnr', 'ssim', 'fidelity',
-           'motion', 'leaning', 'to_episode', 'dream_all']
+           'motion', 'leaning', 'to_episode', 'laid_aside', 'dream_all']
 
 # %% ../nbs/02_dreaming.ipynb #c011
 @dataclass(frozen=True, eq=False)
@@ -273,7 +276,22 @@ def to_episode(dream: Dream) -> Episode:
     return Episode(dream.video, nothing, nothing, dream.instruction, dream.fps, dream.provenance)
 
 
-def dream_all(dreamer: Dreamer, images: list[np.ndarray], instructions: list[str], per_image: int = 1, seed: int = 0, **how):
-    "Dreams of every image (H, W, 3) uint8, one after the other; no two share their noise."
+def laid_aside(work: Path, asked: tuple, make: Callable[[], Dream]) -> Dream:
+    "The dream that was asked for: out of `work` where it lies there already, else made, and laid there."
+    path = work / f"{hashlib.sha256(repr(asked).encode()).hexdigest()[:16]}.safetensors"
+    if path.is_file():
+        with safe_open(path, "numpy") as f: return Dream(f.get_tensor("video"), f.get_tensor("seed_image"), **json.loads(f.metadata()["told"]))
+    made, part = make(), path.with_suffix(".part")
+    work.mkdir(parents=True, exist_ok=True)
+    save_file({k: np.ascontiguousarray(getattr(made, k)) for k in ("video", "seed_image")}, part, {"told": json.dumps({k: v for k, v in vars(made).items() if k not in ("video", "seed_image")})})
+    part.replace(path)
+    return made
+
+
+def dream_all(dreamer: Dreamer, images: list[np.ndarray], instructions: list[str], per_image: int = 1, seed: int = 0, work: Path | None = None, **how):
+    "Dreams of every image (H, W, 3) uint8, one after the other; no two share their noise. With `work`, a folder, what was dreamed is not dreamed again."
+    whose = core.code_digest("02_dreaming"), dreamer.weights_sha, dreamer.facts, sorted(how.items())
     for i, (image, instruction) in enumerate(zip(images, instructions)):
-        for k in range(per_image): yield dream(dreamer, image, instruction, seed * 1_000_003 + i * per_image + k, **how)
+        for number in range(seed * 1_000_003 + i * per_image, seed * 1_000_003 + (i + 1) * per_image):
+            make = lambda: dream(dreamer, image, instruction, number, **how)
+            yield laid_aside(work, (*whose, hashlib.sha256(image.tobytes()).hexdigest(), instruction, number), make) if work else make()

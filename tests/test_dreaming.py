@@ -248,3 +248,18 @@ def test_the_checker_that_loads_nothing_stands_in_a_pipeline_with_nvidias_packag
         def device(self): return self.text_guardrail.device
     own = type("Own", (Theirs,), {k: v for k, v in vars(dreaming.OwnWeightsChecker).items() if k not in ("__dict__", "__weakref__")})()
     assert list(own.modules()) == [own] and own.dtype == torch.float32 and own.to("cpu", torch.bfloat16) is own and own.check_text_safety("anything")
+
+
+def test_what_was_dreamed_is_not_dreamed_again(folder, tmp_path, monkeypatch):
+    "Stopped between two dreams and begun anew: the first is as it was, to the last bit and word; another seed, sentence or sampling is another dream."
+    dreamer, how = load_dreamer(folder), dict(steps=1, num_frames=5)
+    whole = list(dream_all(dreamer, [PICTURE] * 2, [SENTENCE] * 2, **how))
+    first = next(dream_all(dreamer, [PICTURE] * 2, [SENTENCE] * 2, work=tmp_path / "w", **how))
+    made, real = [], dreaming.dream
+    monkeypatch.setattr(dreaming, "dream", lambda *a, **k: made.append(a[3]) or real(*a, **k))
+    again = list(dream_all(dreamer, [PICTURE] * 2, [SENTENCE] * 2, work=tmp_path / "w", **how))
+    assert made == [1] and [a.provenance for a in again] == [w.provenance for w in whole]
+    for a, w in zip(again, whole): assert np.array_equal(a.video, w.video) and np.array_equal(a.seed_image, w.seed_image)
+    assert np.array_equal(first.video, again[0].video) and repr(first) == repr(again[0]) and len(list((tmp_path / "w").iterdir())) == 2
+    for other in (dict(seed=1), dict(steps=2), dict(instructions=["wave"])): next(dream_all(**{**dict(dreamer=dreamer, images=[PICTURE], instructions=[SENTENCE], work=tmp_path / "w"), **how, **other}))
+    assert len(made) == 4

@@ -72,7 +72,7 @@ def test_every_condition_says_what_it_is_and_changes_what_a_recipe_has():
     assert len({str(r) for r in changed}) == 1 + sum(bool(c.changes) for c in headline.SWEEP.values())
 
 
-@pytest.mark.parametrize("name", ["headline", "headline_drawn"])
+@pytest.mark.parametrize("name", ["headline", "headline_fitted", "headline_drawn"])
 def test_a_stored_table_is_what_its_rows_say(name):
     known = json.loads((headline.OUT.parent / f"{name}.json").read_text())
     told = [{k: v for k, v in s.items() if not k.startswith("usd")} for s in known["summary"]]
@@ -91,15 +91,18 @@ def test_readme_says_what_was_found():
 
 def test_readme_says_the_rest_of_it_too():
     known, text = json.loads(headline.OUT.read_text()), (ROOT / "README.md").read_text(encoding="utf-8")
-    found = {(s["condition"], s["workspaces"]): s for s in known["summary"]}
+    before = json.loads((headline.OUT.parent / "headline_fitted.json").read_text())
+    found, then = ({(s["condition"], s["workspaces"]): s for s in t["summary"]} for t in (known, before))
     points = lambda x: tuple(round(100 * x[k]) for k in ("mean", "low", "high"))
-    rate = lambda name, place="held out": points(found[name, place]["rate"])
+    rate = lambda name, place="held out", table=found: points(table[name, place]["rate"])
     one = lambda pattern: tuple(map(int, re.search(pattern, text).groups()))
     assert one(r"from \[(\d+) to (\d+) % of blocks placed\]") == (rate("teleop only")[0], rate("filtered dreams")[0])
     assert one(r"gain (\d+) points \[(\d+), (\d+)\]") == points(found["filtered dreams", "held out"]["gain"])
     assert one(r"a difference of (-?\d+) points, with an interval from (-?\d+) to (-?\d+)") == points(found["filtered dreams", "held out"]["over"]["unfiltered dreams"])
-    assert one(r"make (\d+) % \[(\d+), (\d+)\]; real actions") == rate("true films, read") and one(r"form of a dream make (\d+) %") == rate("real, as dreams")[:1]
-    assert one(r"15 % of dreams in a batch make (\d+) %, 30 % make (\d+), and half of the kept dreams (\d+)") == tuple(rate(n)[0] for n in ("blend 15%", "blend 30%", "half the dreams"))
+    assert one(r"read off them as off a dream, make (\d+) % \[(\d+), (\d+)\]") == rate("true films, read") and one(r"form of a dream made (\d+) %") == rate("real, as dreams", table=then)[:1]
+    assert one(r"15 % of dreams in a batch made (\d+) %, 30 % made (\d+), and half of the kept dreams (\d+)") == tuple(rate(n, table=then)[0] for n in ("blend 15%", "blend 30%", "half the dreams"))
+    assert one(r"number (\d+) replayed then and (\d+) do now, and filtered dreams made (\d+) %") == (before["replayed"], known["replayed"], rate("filtered dreams", table=then)[0])
+    assert one(r"FLARE on the dropped films makes (-?\d+) points \[(-?\d+), (-?\d+)\]") == points(found["filtered dreams and video", "held out"]["over"]["filtered dreams"])
     assert one(r"never wrong would make (\d+) %") == rate("dreams that replay")[:1]
     assert one(r"place (\d+) % with filtered dreams and (\d+) % with real") == tuple(rate(n, "held out, plans drawn")[0] for n in ("filtered dreams", "real demonstrations"))
     told = known["told_apart"]
