@@ -655,7 +655,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'groot_cookbook.graphs.check': ('graphs.html#check', 'groot_cookbook/graphs.py'),
                                        'groot_cookbook.graphs.emulated': ('graphs.html#emulated', 'groot_cookbook/graphs.py'),
                                        'groot_cookbook.graphs.fp8_scale': ('graphs.html#fp8_scale', 'groot_cookbook/graphs.py'),
-                                       'groot_cookbook.graphs.inferred': ('graphs.html#inferred', 'groot_cookbook/graphs.py'),
+                                       'groot_cookbook.graphs.inner_types': ('graphs.html#inner_types', 'groot_cookbook/graphs.py'),
                                        'groot_cookbook.graphs.lower': ('graphs.html#lower', 'groot_cookbook/graphs.py'),
                                        'groot_cookbook.graphs.on_disk': ('graphs.html#on_disk', 'groot_cookbook/graphs.py'),
                                        'groot_cookbook.graphs.open_session': ('graphs.html#open_session', 'groot_cookbook/graphs.py'),

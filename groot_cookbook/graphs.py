@@ -5,7 +5,8 @@
 # %% ../nbs/08a_graphs.ipynb #c004
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,9 +19,9 @@ import onnxruntime
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 # %% auto #0
-__all__ = ['LIMIT', 'E4M3_MAX', 'KEEP', 'weight_bytes', 'stripped', 'save_graph', 'on_disk', 'check', 'inferred', 'open_session',
-           'Piece', 'renamed', 'weave', 'fp8_scale', 'to_fp8', 'products', 'calibrate', 'quantise', 'rebuilt', 'Typed',
-           'angles', 'lower', 'emulated']
+__all__ = ['LIMIT', 'E4M3_MAX', 'KEEP', 'weight_bytes', 'stripped', 'save_graph', 'on_disk', 'check', 'inner_types', 'rebuilt',
+           'open_session', 'Piece', 'renamed', 'weave', 'fp8_scale', 'to_fp8', 'products', 'calibrate', 'quantise',
+           'Typed', 'angles', 'lower', 'emulated']
 
 # %% ../nbs/08a_graphs.ipynb #d011
 LIMIT = 2_000_000_000                     # bytes of weights that go into one file
@@ -65,11 +66,16 @@ def check(model: ModelProto) -> None:
     with on_disk(model) as path: onnx.checker.check_model(str(path), full_check=True)
 
 
-def inferred(model: ModelProto) -> ModelProto: # a copy that knows the type of every value
-    new, known = ModelProto(), onnx.shape_inference.infer_shapes(stripped(model)).graph.value_info
-    new.CopyFrom(model)
-    del new.graph.value_info[:]
-    new.graph.value_info.extend(known)
+def inner_types(model: ModelProto) -> dict[str, int]: # value inside the graph -> its type
+    return {v.name: v.type.tensor_type.elem_type for v in onnx.shape_inference.infer_shapes(stripped(model)).graph.value_info}
+
+
+def rebuilt(model: ModelProto, nodes: list, weights: Iterable[TensorProto]) -> ModelProto:
+    "A graph with the borders of another, these nodes, and of these weights those that a node reads; made anew, for what is deleted from a protobuf stays in memory."
+    read = {i for n in nodes for i in n.input}
+    new = ModelProto(ir_version=model.ir_version, producer_name=model.producer_name, opset_import=model.opset_import)
+    new.graph.name = model.graph.name
+    for part, items in (("node", nodes), ("input", model.graph.input), ("output", model.graph.output), ("initializer", (w for w in weights if w.name in read))): getattr(new.graph, part).extend(items)
     return new
 
 # %% ../nbs/08a_graphs.ipynb #c009
@@ -169,38 +175,25 @@ def calibrate(model: ModelProto, inputs: list[dict[str, np.ndarray]]) -> dict[st
 # %% ../nbs/08a_graphs.ipynb #c022
 def quantise(model: ModelProto, peaks: dict[str, float]) -> ModelProto: # of `calibrate`
     "FP8 by explicit Q/DQ: E4M3, one scale per tensor, weights stored in eight bits."
-    new = ModelProto()
-    new.CopyFrom(model)
-    graph, nodes, done = new.graph, [], {}
-    weights = {w.name: w for w in graph.initializer}
-    graph.initializer.append(numpy_helper.from_array(np.zeros((), ml_dtypes.float8_e4m3fn), "fp8_zero"))
+    nodes, done, weights = [], {}, {w.name: w for w in model.graph.initializer}
+    made = [numpy_helper.from_array(np.zeros((), ml_dtypes.float8_e4m3fn), "fp8_zero")]
 
     def eight_bits(name: str) -> str:
         if name in done: return done[name]
         array = numpy_helper.to_array(weights[name]) if name in weights else None
         scale = fp8_scale(peaks[name] if array is None else float(np.abs(array).max()))
-        graph.initializer.append(numpy_helper.from_array(np.float32(scale), f"{name}/scale"))
+        made.append(numpy_helper.from_array(np.float32(scale), f"{name}/scale"))
         if array is None: nodes.append(helper.make_node("QuantizeLinear", [name, f"{name}/scale", "fp8_zero"], [f"{name}/fp8"], f"{name}/quantize"))
-        else: graph.initializer.append(numpy_helper.from_array(to_fp8(array, scale), f"{name}/fp8"))
+        else: made.append(numpy_helper.from_array(to_fp8(array, scale), f"{name}/fp8"))
         nodes.append(helper.make_node("DequantizeLinear", [f"{name}/fp8", f"{name}/scale", "fp8_zero"], [f"{name}/back"], f"{name}/dequantize"))
         done[name] = f"{name}/back"
         return done[name]
 
     chosen = {n.output[0] for n in products(model)}
-    for node in list(graph.node):
+    for node in (renamed(n, n.name) for n in model.graph.node):
         if node.output[0] in chosen: node.input[:2] = [eight_bits(i) for i in node.input[:2]]
         nodes.append(node)
-    return rebuilt(new, nodes)
-
-
-def rebuilt(model: ModelProto, nodes: list) -> ModelProto:
-    "The model with these nodes, and no weight that none of them reads."
-    graph, read = model.graph, {i for n in nodes for i in n.input}
-    kept = [w for w in graph.initializer if w.name in read]
-    del graph.node[:], graph.initializer[:], graph.value_info[:]
-    graph.node.extend(nodes)
-    graph.initializer.extend(kept)
-    return model
+    return rebuilt(model, nodes, chain(model.graph.initializer, made))
 
 # %% ../nbs/08a_graphs.ipynb #c025
 KEEP = {"Pow", "ReduceMean", "Sqrt", "Reciprocal", "LayerNormalization", "Softmax", "Sin", "Cos", "Exp"}     # these want the digits
@@ -208,11 +201,11 @@ KEEP = {"Pow", "ReduceMean", "Sqrt", "Reciprocal", "LayerNormalization", "Softma
 
 class Typed:
     "Hands out each value in the type that is asked for, casting or converting once."
-    def __init__(self, graph, low: int):
-        known = [*graph.input, *graph.output, *graph.value_info]
-        self.floats = {v.name for v in known if v.type.tensor_type.elem_type == TensorProto.FLOAT}
+    def __init__(self, model: ModelProto, low: int):
+        graph, borders = model.graph, {v.name: v.type.tensor_type.elem_type for v in [*model.graph.input, *model.graph.output]}
+        self.floats = {name for name, kind in (inner_types(model) | borders).items() if kind == TensorProto.FLOAT}
         self.weights = {w.name: w for w in graph.initializer if w.data_type == TensorProto.FLOAT}
-        self.graph, self.low, self.nodes, self.done = graph, low, [], {}
+        self.low, self.nodes, self.made, self.done = low, [], [], {}
         self.now = {i.name: TensorProto.FLOAT for i in graph.input}
 
     def __call__(self, name: str, want: int) -> str:
@@ -221,7 +214,7 @@ class Typed:
             self.done[name, want] = other = f"{name}/{'low' if want == self.low else 'wide'}"
             if name in self.weights:
                 array = numpy_helper.to_array(self.weights[name]).astype(helper.tensor_dtype_to_np_dtype(want))
-                self.graph.initializer.append(numpy_helper.from_array(array, other))
+                self.made.append(numpy_helper.from_array(array, other))
             else: self.nodes.append(helper.make_node("Cast", [name], [other], other, to=want))
         return self.done[name, want]
 
@@ -236,10 +229,9 @@ def angles(model: ModelProto) -> set[str]: # values
 
 def lower(model: ModelProto, low: int = TensorProto.BFLOAT16) -> ModelProto:
     "The same graph with float32 lowered, except in the operators of KEEP and in `angles`; float32 at its borders."
-    new, exact = inferred(model), angles(model)
-    graph, typed = new.graph, Typed(new.graph, low)
-    ends = {o.name for o in graph.output if o.name in typed.floats}
-    for node in list(graph.node):
+    exact, typed = angles(model), Typed(model, low)
+    ends = {o.name for o in model.graph.output if o.name in typed.floats}
+    for node in (renamed(n, n.name) for n in model.graph.node):
         want = TensorProto.FLOAT if node.op_type in KEEP or exact.intersection(node.output) else low
         if node.op_type == "Cast":
             for a in node.attribute:
@@ -253,19 +245,17 @@ def lower(model: ModelProto, low: int = TensorProto.BFLOAT16) -> ModelProto:
             node.input[:] = [f"{name}/low" if i == name else i for i in node.input]
             node.output[:] = [f"{name}/low" if o == name else o for o in node.output]
         typed.nodes.append(helper.make_node("Cast", [f"{name}/low"], [name], f"{name}/wide", to=TensorProto.FLOAT))
-    return rebuilt(new, typed.nodes)
+    return rebuilt(model, typed.nodes, chain(model.graph.initializer, typed.made))
 
 # %% ../nbs/08a_graphs.ipynb #c028
 def emulated(model: ModelProto, low: int = TensorProto.BFLOAT16) -> ModelProto:
     "A lowered graph for a machine without such kernels: values stored in `low`, operators in float32."
-    new = inferred(model)
-    graph, nodes = new.graph, []
-    lows = {v.name for v in graph.value_info if v.type.tensor_type.elem_type == low} | {w.name for w in graph.initializer if w.data_type == low}
-    for node in list(graph.node):
+    nodes, lows = [], {name for name, kind in inner_types(model).items() if kind == low} | {w.name for w in model.graph.initializer if w.data_type == low}
+    for node in (renamed(n, n.name) for n in model.graph.node):
         before, after = sorted({i for i in node.input if i in lows}), [o for o in node.output if o in lows]
         if node.op_type == "Cast": before, after = [], []
         nodes += [helper.make_node("Cast", [i], [f"{i}@{node.name}"], to=TensorProto.FLOAT) for i in before]
         node.input[:] = [f"{i}@{node.name}" if i in before else i for i in node.input]
         node.output[:] = [f"{o}@wide" if o in after else o for o in node.output]
         nodes += [node, *(helper.make_node("Cast", [f"{o}@wide"], [o], to=low) for o in after)]
-    return rebuilt(new, nodes)
+    return rebuilt(model, nodes, model.graph.initializer)
