@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from itertools import chain
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -193,7 +192,7 @@ def quantise(model: ModelProto, peaks: dict[str, float]) -> ModelProto: # of `ca
     for node in (renamed(n, n.name) for n in model.graph.node):
         if node.output[0] in chosen: node.input[:2] = [eight_bits(i) for i in node.input[:2]]
         nodes.append(node)
-    return rebuilt(model, nodes, chain(model.graph.initializer, made))
+    return rebuilt(model, nodes, [*model.graph.initializer, *made])
 
 # %% ../nbs/08a_graphs.ipynb #c025
 KEEP = {"Pow", "ReduceMean", "Sqrt", "Reciprocal", "LayerNormalization", "Softmax", "Sin", "Cos", "Exp"}     # these want the digits
@@ -245,7 +244,7 @@ def lower(model: ModelProto, low: int = TensorProto.BFLOAT16) -> ModelProto:
             node.input[:] = [f"{name}/low" if i == name else i for i in node.input]
             node.output[:] = [f"{name}/low" if o == name else o for o in node.output]
         typed.nodes.append(helper.make_node("Cast", [f"{name}/low"], [name], f"{name}/wide", to=TensorProto.FLOAT))
-    return rebuilt(model, typed.nodes, chain(model.graph.initializer, typed.made))
+    return rebuilt(model, typed.nodes, [*model.graph.initializer, *typed.made])
 
 # %% ../nbs/08a_graphs.ipynb #c028
 def emulated(model: ModelProto, low: int = TensorProto.BFLOAT16) -> ModelProto:
