@@ -105,8 +105,7 @@ def cache_features(
         for e in tqdm((at_rate(dataset[i], rate) for i in range(len(dataset))), total=len(dataset), desc=f"looking at {tag}", unit="episode", mininterval=5):
             at = kept_frames(e.length, stride)
             later = torch.tensor([base + int(np.searchsorted(at, min(t + horizon, e.length - 1))) for t in at])
-            base += len(at)
-            acts = e.actions.shape[1] > 0
+            base, acts = base + len(at), e.actions.shape[1] > 0
             target, known = p.target(chunks(e.actions, at, horizon), tag, e.state[at]) if acts else 2 * [torch.zeros(len(at), horizon, p.action_dim)]
             state = p.state(e.state[at] if e.state.shape[1] else None, tag, len(at))
             for i in range(0, len(at), batch):
@@ -222,8 +221,7 @@ def finetune(
                 rank = {"rank": round(effective_rank(losses.pop("foretold")), 3)} if "foretold" in losses else {}
                 curve.append({"step": step, **{k: round(v.item(), 5) for k, v in losses.items()}, **rank})
             if ((step + 1) % r.save_every == 0 or step + 1 == r.steps) and accelerator.is_main_process: state.save(step=step + 1, curve=curve)
-    tuned = copy.deepcopy(policy, {} if r.tune_backbone else {id(policy.backbone): policy.backbone})       # one that stayed frozen is shared: at full size a copy is gigabytes
-    learned = average if r.ema else handed
+    tuned, learned = copy.deepcopy(policy, {} if r.tune_backbone else {id(policy.backbone): policy.backbone}), average if r.ema else handed       # one that stayed frozen is shared: a copy is gigabytes
     for part, name in ((tuned.action_head, "head."), (tuned.backbone, "eyes.")):
         if own := {k.removeprefix(name): v for k, v in learned.items() if k.startswith(name)}: part.load_state_dict(part.state_dict() | own)
     return Training(tuned.eval(), curve)

@@ -212,14 +212,14 @@ class PolicyConfig:
         "From the `config.json` of N1.5."
         return cls(BackboneConfig.from_upstream(config["backbone_cfg"]), ActionHeadConfig.from_upstream(config["action_head_cfg"]))
 
-# %% ../nbs/05_policy.ipynb #c015
+# %% ../nbs/05_policy.ipynb #c017a
 Dice: TypeAlias = torch.Generator | Sequence[torch.Generator] | None               # one for all rows, one for each, or torch's own
 
 
 def drawn_noise(rows: int, shape: tuple[int, ...], dice: Dice = None) -> Tensor: # (rows, *shape), of which a plan is made
     return torch.stack([torch.randn(*shape, generator=d) for d in dice]) if isinstance(dice, Sequence) else torch.randn(rows, *shape, generator=dice)
 
-
+# %% ../nbs/05_policy.ipynb #c015
 class GrootPolicy(nn.Module):
     "GR00T N1.5: `encode`, `act`, `predict`."
     def __init__(self, config: PolicyConfig, processor: Processor | None = None, upstream_compatible: bool = False):
