@@ -5,7 +5,7 @@
 # %% ../nbs/08a_graphs.ipynb #c004
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,10 +31,9 @@ def weight_bytes(model: ModelProto) -> int: return sum(len(w.raw_data) for w in 
 
 def stripped(model: ModelProto, data: str = "weights") -> ModelProto: # name of the file that is to hold them
     "The graph without its large weights, each of which says where it will lie in `data`; small ones, shapes among them, stay."
-    new, graph, offset = ModelProto(ir_version=model.ir_version, producer_name=model.producer_name, opset_import=model.opset_import), model.graph, 0
-    new.graph.name = graph.name
-    for part in ("node", "input", "output", "value_info"): getattr(new.graph, part).extend(getattr(graph, part))
-    for w in graph.initializer:
+    new, offset = rebuilt(model, model.graph.node, []), 0
+    new.graph.value_info.extend(model.graph.value_info)
+    for w in model.graph.initializer:
         if len(w.raw_data) < 1024: new.graph.initializer.append(w); continue
         there = new.graph.initializer.add(name=w.name, data_type=w.data_type, dims=w.dims, data_location=TensorProto.EXTERNAL)
         for key, value in (("location", data), ("offset", offset), ("length", len(w.raw_data))): there.external_data.add(key=key, value=str(value))
@@ -69,7 +68,7 @@ def inner_types(model: ModelProto) -> dict[str, int]: # value inside the graph -
     return {v.name: v.type.tensor_type.elem_type for v in onnx.shape_inference.infer_shapes(stripped(model)).graph.value_info}
 
 
-def rebuilt(model: ModelProto, nodes: list, weights: Iterable[TensorProto]) -> ModelProto:
+def rebuilt(model: ModelProto, nodes: Sequence, weights: Iterable[TensorProto]) -> ModelProto:
     "A graph with the borders of another, these nodes, and of these weights those that a node reads; made anew, for what is deleted from a protobuf stays in memory."
     read = {i for n in nodes for i in n.input}
     new = ModelProto(ir_version=model.ir_version, producer_name=model.producer_name, opset_import=model.opset_import)

@@ -120,13 +120,18 @@ def spread(samples):
             "samples_ms": [round(float(s), 4) for s in samples]}
 
 
+def judged(backend, part, precision, got, expected, asked):
+    "How a row begins: whether the answer is right, and whether the engine was built as its graph asked."
+    row = {"part": part, "precision": precision, **agreement(got, expected)}
+    row["passed"] = bool(np.isfinite(row["max_abs_error"]) and row["cosine"] >= COSINE[precision])
+    return row | (fallback(backend.report, precision, asked) if backend.report is not None else {})
+
+
 def measure(backend, part, precision, reference, n, warmup, asked=None):
     inputs = {k: v for k, v in reference.items() if k != "expected"}
     for _ in range(warmup): output, *_ = backend.run(inputs)
     times = [backend.run(inputs)[1:] for _ in range(n)]
-    row = {"part": part, "precision": precision, **agreement(output, reference["expected"])}
-    row["passed"] = bool(np.isfinite(row["max_abs_error"]) and row["cosine"] >= COSINE[precision])
-    if backend.report is not None: row |= fallback(backend.report, precision, asked)
+    row = judged(backend, part, precision, output, reference["expected"], asked)
     with_copies, alone = [t[0] for t in times], [t[1] for t in times if t[1] is not None]
     rows = [{**row, "scope": "engine", **spread(alone or with_copies)}]
     return rows + ([{**row, "scope": "engine and copies", **spread(with_copies)}] if alone else [])
@@ -179,10 +184,8 @@ def camera(index, patience=10):
 def measure_pipeline(backend, precision, reference, border, n, warmup, frame_of, scope, asked=None):
     "Timed on the host's clock, with noise of its own each time; checked once with the reference's noise."
     expected = (reference["expected"][..., : len(border["action_low"])] + 1) / 2 * (border["action_high"] - border["action_low"]) + border["action_low"]
-    row, rng = {"part": "policy", "precision": precision, **agreement(pipeline(backend, reference, border, border["image"], None), expected)}, np.random.default_rng(0)
-    row["passed"] = bool(np.isfinite(row["max_abs_error"]) and row["cosine"] >= COSINE[precision])
-    if backend.report is not None: row |= fallback(backend.report, precision, asked)
-    samples = []
+    row = judged(backend, "policy", precision, pipeline(backend, reference, border, border["image"], None), expected, asked)
+    rng, samples = np.random.default_rng(0), []
     for i in range(warmup + n):
         started = time.perf_counter()
         pipeline(backend, reference, border, frame_of(), rng)

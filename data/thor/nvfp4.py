@@ -78,7 +78,7 @@ def main():
     parser.add_argument("--part", nargs="+", choices=["backbone", "action_head"], default=["backbone", "action_head"])
     args = parser.parse_args()
     import modelopt.torch.quantization as mtq
-    from groot_cookbook.core import sha256
+    from groot_cookbook.core import sha256, write_json
     from groot_cookbook.export import action_head_graph, lowered, settled
     from groot_cookbook.graphs import save_graph
     from groot_cookbook.policy import GrootPolicy
@@ -93,7 +93,7 @@ def main():
         else: config["quant_cfg"].append({"quantizer_name": name, "enable": False})
     rows = [{k: torch.from_numpy(data[k][i: i + 1]).cuda() for k in data.files} for i in range(about["observations"])]
     with torch.no_grad():
-        for x in rows: x["features"] = policy.encode(x["pixel_values"].bfloat16(), x["input_ids"], x["attention_mask"]).float()
+        for x in rows if "action_head" in args.part else (): x["features"] = policy.encode(x["pixel_values"].bfloat16(), x["input_ids"], x["attention_mask"]).float()
     for part in args.part:
         names = about["inputs"][part]
         module = Float32Borders(policy.backbone if part == "backbone" else ActionHead(policy, names)).eval()
@@ -114,7 +114,7 @@ def main():
         asked, products = (sum(n.op_type in kinds for n in graph.graph.node) for kinds in (("TRT_FP4DynamicQuantize",), ("MatMul", "Gemm")))
         about.setdefault("asked", {})[f"{part}.nvfp4"] = asked                # for bench.py, which looks whether the engine has them
         files = save_graph(graph, here / "graphs" / f"{part}.nvfp4.onnx")
-        (here / "bundle.json").write_text(json.dumps(about, indent=1, sort_keys=True) + "\n")
+        write_json(here / "bundle.json", about)
         print("wrote", ", ".join(p.name for p in files), f"with {asked} of {products} products in FP4", flush=True)
 
 
