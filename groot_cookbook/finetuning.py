@@ -23,7 +23,7 @@ from . import optimizer
 from .action_head import ActionHead, flow_loss, flow_time
 from .backbone import Backbone, pixels
 from .core import CookbookError, arithmetic, autocast, best_device
-from .episodes import Dataset, RatioSampler, at_rate
+from .episodes import AtRate, Dataset, RatioSampler
 from .flare import alignment_loss, effective_rank, make_target
 from .policy import GrootPolicy
 
@@ -102,7 +102,7 @@ def cache_features(
     rate = p.embodiment(tag).fps                      # a chunk of 16 has to last equally long in every row
     policy.backbone.to(device)
     try:
-        for e in tqdm((at_rate(dataset[i], rate) for i in range(len(dataset))), total=len(dataset), desc=f"looking at {tag}", unit="episode", mininterval=5):
+        for e in tqdm(AtRate(dataset, rate), desc=f"looking at {tag}", unit="episode", mininterval=5):
             at = kept_frames(e.length, stride)
             later = torch.tensor([base + int(np.searchsorted(at, min(t + horizon, e.length - 1))) for t in at])
             base, acts = base + len(at), e.actions.shape[1] > 0
