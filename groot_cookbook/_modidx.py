@@ -989,6 +989,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'groot_cookbook.policy.load_processor': ('policy.html#load_processor', 'groot_cookbook/policy.py'),
                                        'groot_cookbook.policy.observed': ('policy.html#observed', 'groot_cookbook/policy.py'),
                                        'groot_cookbook.policy.pad': ('policy.html#pad', 'groot_cookbook/policy.py'),
+                                       'groot_cookbook.policy.proprioception': ('policy.html#proprioception', 'groot_cookbook/policy.py'),
                                        'groot_cookbook.policy.start': ('policy.html#start', 'groot_cookbook/policy.py'),
                                        'groot_cookbook.policy.told_from_state': ('policy.html#told_from_state', 'groot_cookbook/policy.py'),
                                        'groot_cookbook.policy.untrained': ('policy.html#untrained', 'groot_cookbook/policy.py')},

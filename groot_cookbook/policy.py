@@ -24,14 +24,15 @@ from .episodes import Dataset, Normalizer, slot
 _all_ = ["ActionHead", "ActionHeadConfig", "Backbone", "BackboneConfig", "flow_time", "tiny_backbone"]
 
 # %% auto #0
-__all__ = ['SLOTS', 'PARTS', 'Dice', 'joined', 'Embodiment', 'Processor', 'observed', 'columns', 'pad', 'start',
-           'told_from_state', 'check_relative', 'dreaming', 'PolicyConfig', 'drawn_noise', 'GrootPolicy', 'untrained',
-           'load_processor', 'build_policy', 'first_policy', 'ActionHead', 'ActionHeadConfig', 'Backbone',
-           'BackboneConfig', 'flow_time', 'tiny_backbone']
+__all__ = ['SLOTS', 'PARTS', 'ANGLES', 'Dice', 'joined', 'Embodiment', 'Processor', 'observed', 'columns', 'proprioception',
+           'pad', 'start', 'told_from_state', 'check_relative', 'dreaming', 'PolicyConfig', 'drawn_noise',
+           'GrootPolicy', 'untrained', 'load_processor', 'build_policy', 'first_policy', 'ActionHead',
+           'ActionHeadConfig', 'Backbone', 'BackboneConfig', 'flow_time', 'tiny_backbone']
 
 # %% ../nbs/05_policy.ipynb #c008
 SLOTS = {"gr1": 24, "oxe_droid": 17, "agibot_genie1": 26, "dreams": 30, "new_embodiment": 31}   # upstream's, and one for dreams
 PARTS = {"gr1": ("left_arm", "right_arm", "left_hand", "right_hand")}                            # what upstream's GR-1 configurations drive
+ANGLES = ("gr1",)                                                                                # slots whose weights know a state by the sines and cosines of its angles
 
 
 def joined(slices: dict[str, slice], wanted: Sequence[str] = ()) -> dict[str, list[int]]:
@@ -114,10 +115,10 @@ class Processor:
         return {k: v.to(device) for k, v in x.items()}
 
     def state(self, raw, tag: str, rows: int = 1) -> Tensor: # (B, S) in the robot's units -> (B, 64)
-        "Normalised and padded with zeros; nothing but zeros where the state is unknown, as in a dream."
+        "Normalised, or as sines and cosines, and padded with zeros; nothing but zeros where the state is unknown, as in a dream."
         robot = self.embodiment(tag)
         if raw is None or tag == "dreams": return torch.zeros(rows if raw is None else len(raw), self.state_dim)
-        return pad(robot.state_range.normalize(columns(raw, robot.state_columns, "state")), self.state_dim)
+        return pad(proprioception(robot, raw), self.state_dim)
 
     def target(self, raw, tag: str, state=None) -> tuple[Tensor, Tensor]: # (B, H, A) in the robot's units -> (B, H, 32), and a mask of its true dimensions
         "What the model should say; `state` (B, S) is needed where actions are relative to it."
@@ -147,6 +148,13 @@ def columns(raw, wanted: list[int], what: str) -> np.ndarray: # (..., D) -> (...
     if wanted and max(wanted) >= raw.shape[-1]:
         raise CookbookError(f"the {what} has {raw.shape[-1]} numbers, column {max(wanted)} is wanted", "Processor", "Is it another robot's?")
     return raw[..., wanted]
+
+
+def proprioception(robot: Embodiment, raw) -> np.ndarray: # (..., S) in the robot's units -> (..., S')
+    "What the model is told of the state: each number within its range, or, in a slot of ANGLES, of each part all sines and then all cosines (upstream's StateActionSinCosTransform)."
+    if robot.tag not in ANGLES: return robot.state_range.normalize(columns(raw, robot.state_columns, "state"))
+    parts = [columns(raw, part, "state") for part in robot.state.values()]
+    return np.concatenate([told for angles in parts for told in (np.sin(angles), np.cos(angles))], -1)
 
 
 def pad(x: np.ndarray, to: int) -> Tensor: # (..., D) -> (..., to)

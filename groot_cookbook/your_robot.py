@@ -16,7 +16,7 @@ from .core import CookbookError
 from .episodes import Dataset, Finding, Modality
 from .idm import IDMConfig, configure
 from .layout import OWN_COLUMN
-from .policy import PolicyConfig
+from .policy import ANGLES, PolicyConfig
 from .validation import warning
 
 # %% auto #0
@@ -146,9 +146,9 @@ def doubts(dataset: Dataset, modality: Modality, said_by: dict[str, str], moves:
 # %% ../nbs/20_your_robot.ipynb #y043
 CONFIG = '''"""How Isaac-GR00T N1.5 reads this dataset: --data-config robot_config:RobotConfig, with this folder on PYTHONPATH. Written by groot_cookbook, chapter 20."""
 from gr00t.data.dataset import ModalityConfig
+from gr00t.data.transform import state_action
 from gr00t.data.transform.base import ComposedModalityTransform
 from gr00t.data.transform.concat import ConcatTransform
-from gr00t.data.transform.state_action import StateActionToTensor, StateActionTransform
 from gr00t.data.transform.video import VideoColorJitter, VideoCrop, VideoResize, VideoToNumpy, VideoToTensor
 from gr00t.experiment.data_config import BaseDataConfig
 from gr00t.model.transforms import GR00TTransform
@@ -168,27 +168,29 @@ class RobotConfig(BaseDataConfig):
         return {{kind: ModalityConfig(delta_indices=at, modality_keys=keys) for kind, (at, keys) in wanted.items()}}
 
     def transform(self):
-        scaled = [step for keys in (self.state_keys, self.action_keys)
-                  for step in (StateActionToTensor(apply_to=keys), StateActionTransform(apply_to=keys, normalization_modes={{k: "min_max" for k in keys}}))]
+        def scaled(keys): return state_action.StateActionTransform(apply_to=keys, normalization_modes={{k: "min_max" for k in keys}})
+        told = [state_action.StateActionToTensor(apply_to=[*self.state_keys, *self.action_keys]), {sensed}, scaled(self.action_keys)]
         seen = [VideoToTensor(apply_to=self.video_keys), VideoCrop(apply_to=self.video_keys, scale=0.95),
                 VideoResize(apply_to=self.video_keys, height=224, width=224, interpolation="linear"),
                 VideoColorJitter(apply_to=self.video_keys, brightness=0.3, contrast=0.4, saturation=0.5, hue=0.08), VideoToNumpy(apply_to=self.video_keys)]
         return ComposedModalityTransform(transforms=[
-            *seen, *scaled, ConcatTransform(video_concat_order=self.video_keys, state_concat_order=self.state_keys, action_concat_order=self.action_keys),
+            *seen, *told, ConcatTransform(video_concat_order=self.video_keys, state_concat_order=self.state_keys, action_concat_order=self.action_keys),
             GR00TTransform(state_horizon=1, action_horizon={horizon}, max_state_dim={states}, max_action_dim={actions})])
 '''
 
 
-def data_config(proposal: Proposal) -> str:
+def data_config(proposal: Proposal, tag: str) -> str:   # tag: the robot's embodiment slot by name
     "The text of `robot_config.py`: the cameras, the driven parts, and the transforms of upstream's own configurations."
     m, head = proposal.modality, PolicyConfig().action_head
     keys = {"video": list(m.cameras), "state": proposal.sensed, "action": proposal.driven}
-    return CONFIG.format(**{k: json.dumps([f"{k}.{n}" for n in names]) for k, names in keys.items()}, annotation="human.task_description",
+    sensed = "state_action.StateActionSinCosTransform(apply_to=self.state_keys)" if tag in ANGLES else "scaled(self.state_keys)"
+    return CONFIG.format(**{k: json.dumps([f"{k}.{n}" for n in names]) for k, names in keys.items()}, annotation="human.task_description", sensed=sensed,
                          horizon=head.action_horizon, states=head.max_state_dim, actions=head.action_dim)
 
 # %% ../nbs/20_your_robot.ipynb #y044
 def how_to_train(tag: str) -> str:   # tag: the robot's embodiment slot by name
     "The two command lines, as text to keep beside the data."
+    scaled = "new_embodiment" if tag in ANGLES else tag          # LeRobot's scales every state, and a slot that learned sines and cosines would not know it
     return f"""# Fine-tuning on this folder
 
 `HERE` is this folder. Neither line has been run where it was written: each needs a GPU, its own environment and the 3B checkpoint.
@@ -203,7 +205,7 @@ PYTHONPATH=$HERE python scripts/gr00t_finetune.py --dataset-path $HERE/groot --d
 LeRobot 0.4.4 with its `groot` extra:
 
 ```sh
-lerobot-train --dataset.repo_id=local/{tag} --dataset.root=$HERE/lerobot --policy.type=groot --policy.embodiment_tag={tag} \\
+lerobot-train --dataset.repo_id=local/{tag} --dataset.root=$HERE/lerobot --policy.type=groot --policy.embodiment_tag={scaled} \\
     --policy.push_to_hub=false --output_dir=outputs/{tag} --batch_size=32 --steps=10000
 ```
 """

@@ -72,6 +72,15 @@ def test_config_round_trip(policy):
     assert PolicyConfig.from_upstream(published) == PolicyConfig()
 
 
+def test_a_gr1_tells_its_state_in_sines_and_cosines():
+    "Part by part, all sines before all cosines, as N1.5 learned GR-1's joints: 52 numbers for 26."
+    angles = np.random.default_rng(0).uniform(-3, 3, (2, 7)).astype(np.float32)
+    told = Processor(BackboneConfig(), None, {"gr1": robot("gr1")}).state(angles, "gr1").numpy()
+    parts = np.split(angles[:, [6, 0, 1, 2, 3, 4, 5]], [1], 1)
+    assert np.allclose(told[:, :14], np.concatenate([f(part) for part in parts for f in (np.sin, np.cos)], 1)) and not told[:, 14:].any()
+    with pytest.raises(CookbookError, match="66 dimensions do not fit into 64"): Processor(BackboneConfig(), None, {"gr1": robot("gr1", 33)}).state(np.zeros((1, 33)), "gr1")
+
+
 def test_upstream_order_of_scale_and_shift(policy):
     "A block's modulation is (scale, shift), the output's is stored (shift, scale): swap one and published weights make noise."
     dit = policy.action_head.model

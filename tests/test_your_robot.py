@@ -96,7 +96,7 @@ def test_joints_may_be_sensed_and_a_hand_be_driven(tmp_path):
     "As on DROID: the state is joints, the action a pose of the hand."
     p = propose(brought(tmp_path / "d", waves(7, switch=[6]), {"observation.state": [f"joint_{i}" for i in range(6)] + ["gripper"], "action": [*"xyz", "roll", "pitch", "yaw", "gripper"]}))
     assert list(p.modality.action) == p.driven == ["tip", "gripper"] and p.sensed == ["arm", "gripper"] and not p.findings
-    assert '["state.arm", "state.gripper"]' in data_config(p)
+    assert '["state.arm", "state.gripper"]' in data_config(p, "new_embodiment")
 
 
 def test_columns_that_stay_behind_are_named(tmp_path):
@@ -109,17 +109,25 @@ def test_columns_that_stay_behind_are_named(tmp_path):
 
 def test_the_data_configuration_reads_what_was_proposed(tmp_path):
     p = propose(brought(tmp_path / "d", waves(3), ["joint_0", "joint_1", "gripper"]))
-    tree = ast.parse(data_config(p))
+    tree = ast.parse(data_config(p, "new_embodiment"))
     (config,) = [n for n in tree.body if isinstance(n, ast.ClassDef)]
     told = {n.targets[0].id: ast.literal_eval(n.value) for n in config.body if isinstance(n, ast.Assign) and not isinstance(n.value, ast.Call)}
     assert told["video_keys"] == ["video.front"] and told["state_keys"] == ["state.arm", "state.gripper"] and told["action_keys"] == ["action.arm", "action.gripper"]
     assert told["language_keys"] == ["annotation.human.task_description"]
 
 
+def test_a_gr1_keeps_its_sines_and_cosines(tmp_path):
+    "Its slot has learned them; LeRobot, which scales every state, is sent to a slot that has learned nothing."
+    p = propose(brought(tmp_path / "d", waves(3), ["joint_0", "joint_1", "gripper"]))
+    assert "StateActionSinCosTransform(apply_to=self.state_keys)" in data_config(p, "gr1") and "SinCos" not in data_config(p, "new_embodiment")
+    ast.parse(data_config(p, "gr1"))
+    assert "--embodiment-tag gr1" in how_to_train("gr1") and "--policy.embodiment_tag=new_embodiment" in how_to_train("gr1")
+
+
 def test_a_camera_with_a_quote_in_its_name_does_not_become_code(tmp_path):
     p = propose(brought(tmp_path / "d", waves(2), ["joint_0", "gripper"]))
     odd = type(p)(Modality(p.modality.state, p.modality.action, 'x"]; import os; ["', "observation.images.x"), p.said_by, p.driven, [])
-    (config,) = [n for n in ast.parse(data_config(odd)).body if isinstance(n, ast.ClassDef)]
+    (config,) = [n for n in ast.parse(data_config(odd, "new_embodiment")).body if isinstance(n, ast.ClassDef)]
     assert not [n for n in ast.walk(config) if isinstance(n, ast.Import)]
 
 
