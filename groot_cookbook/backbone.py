@@ -21,8 +21,8 @@ torchvision_ready()
 from transformers import PreTrainedTokenizerFast, Qwen2Tokenizer, Qwen3Config, Qwen3ForCausalLM, SiglipVisionConfig, SiglipVisionModel
 
 # %% auto #0
-__all__ = ['EAGLE', 'UNREAD', 'SHARD', 'TOKENIZER', 'WORDS', 'SPECIAL', 'BackboneConfig', 'EagleModel', 'Backbone', 'pixels',
-           'tokens', 'read_config', 'save_weights', 'load_weights', 'load_tokenizer', 'eagle_tokenizer',
+__all__ = ['EAGLE', 'UNREAD', 'SHARD', 'TOKENIZER', 'WORDS', 'SPECIAL', 'BackboneConfig', 'EagleModel', 'Backbone', 'paired',
+           'pixels', 'tokens', 'read_config', 'save_weights', 'load_weights', 'load_tokenizer', 'eagle_tokenizer',
            'tiny_tokenizer', 'tiny_backbone']
 
 # %% ../nbs/05a_backbone.ipynb #c008
@@ -125,11 +125,8 @@ class Backbone(nn.Module):
         length: int | None = None,        # pad the tokens to this length
     ) -> dict[str, Tensor]:
         "Everything `forward` takes, from raw images and text."
-        images = torch.as_tensor(images)
-        images = images[:, None] if images.ndim == 4 else images
+        images = paired(images, texts)
         if self.tokenizer is None: self.tokenizer = eagle_tokenizer(self.config)
-        if len(texts) != len(images):
-            raise CookbookError(f"{len(images)} rows of images but {len(texts)} instructions", do="Give one instruction per row")
         ids, mask = tokens(self.tokenizer, texts, images.shape[1], self.config, length)
         device = self.eagle_model.mlp1[0].weight.device
         return dict(pixel_values=pixels(images.to(device), self.config), input_ids=ids.to(device), attention_mask=mask.to(device))
@@ -150,6 +147,16 @@ class Backbone(nn.Module):
         return load_weights(model, folder).eval()
 
 # %% ../nbs/05a_backbone.ipynb #c013
+def paired(images, texts: list[str]) -> Tensor: # (B, V, H, W, 3) or (B, H, W, 3) -> (B, V, H, W, 3), as many rows as texts
+    "Pictures with their views, an instruction for each row, or an error."
+    images = torch.as_tensor(images)
+    images = images[:, None] if images.ndim == 4 else images
+    if images.ndim != 5 or images.shape[-1] != 3: raise CookbookError(f"images of shape {tuple(images.shape)}", do="Give (B, H, W, 3) or (B, views, H, W, 3), RGB")
+    if isinstance(texts, str) or len(texts) != len(images):
+        raise CookbookError(f"{len(images)} rows of images, but instructions {str(texts)[:60]!r}", do="Give a list with one instruction per row")
+    return images
+
+
 def pixels(
     images: Tensor,                       # (B, V, H, W, 3) uint8
     config: BackboneConfig,

@@ -38,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
         p.set_defaults(do=globals()[f"do_{name}"])
 
     command("run", "execute the chapters in order and write report.html",
-            ("--profile", dict(default="smoke", help=f"one of: {', '.join(chapters.profiles())} (default: smoke)")), ("--out", dict(metavar="FOLDER", help="run folder (default: runs/PROFILE)")),
+            ("--profile", dict(default="smoke", help=f"one of: {', '.join(chapters.profiles())} (default: smoke)")), ("--out", dict(metavar="FOLDER", help="run folder (default: runs/PROFILE, or runs/PROFILE-NAME of a dataset)")),
             ("--from", dict(dest="start", metavar="CHAPTER", help="begin with this chapter")), ("--only", dict(nargs="+", default=[], metavar="CHAPTER", help="these chapters and no others")),
             ("--dataset", dict(metavar="PATH", help="a LeRobot dataset in place of the workspace's teleoperation")),
             ("-p", dict(dest="sets", action="append", default=[], metavar="CHAPTER.name=value", help="set a parameter; may be repeated")),
@@ -50,7 +50,8 @@ def parser() -> argparse.ArgumentParser:
     command("doctor", "what this machine can run: CPU, CUDA, memory, disk, packages, gated access")
     command("validate", "look through a LeRobot dataset and say what is wrong with it", ("path", dict(metavar="PATH")))
     command("convert", "rewrite a LeRobot dataset in another version of the format", ("path", dict(metavar="PATH")),
-            ("--to", dict(required=True, choices=["v2.1", "v3.0"])), ("--out", dict(required=True, metavar="FOLDER")), as_json=False)
+            ("--to", dict(required=True, choices=["v2.1", "v3.0"])), ("--out", dict(required=True, metavar="FOLDER")),
+            ("--camera", dict(metavar="NAME", help="the one to learn from, which is named first (default: the first that has films)")), as_json=False)
     return top
 
 
@@ -144,8 +145,8 @@ def do_convert(args) -> int:
     "Rewrite a dataset in another version of the format, all cameras with it."
     from .episodes import Dataset, convert
     runner.check_dataset(args.path)
-    if Path(args.out).exists(): raise CookbookError("the folder exists already", args.out, "Choose another folder with --out")
-    source, written = Dataset(args.path), Dataset(convert(args.path, args.out, args.to))
+    if Path(args.out).expanduser().exists(): raise CookbookError("the folder exists already", args.out, "Choose another folder with --out")
+    source, written = Dataset(args.path), Dataset(convert(args.path, args.out, args.to, args.camera))
     had, has = source.layout.features, written.layout.features
     if lost := [c for c in had if c not in has]: print(f"not carried over: {', '.join(lost)}", file=sys.stderr)
     if made := [c for c in had if c in has and c.startswith("next.")]: print(f"written anew, not copied: {', '.join(made)}", file=sys.stderr)

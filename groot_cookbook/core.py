@@ -84,11 +84,11 @@ def only_own(folder: Path, kind: str, mark: str) -> Path:
     raise CookbookError(f"exists and is not {kind}", folder, f"Choose another folder: nothing but {kind} is ever replaced")
 
 
-def write_json(path: str | Path, value) -> Path:
+def write_json(path: str | Path, value, sort: bool = True) -> Path:   # sort: keys by the alphabet, else as they stand
     "Write `value` so that a reader sees the old file or the new one, never half of it."
     path = Path(path)
     part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+    part.write_text(json.dumps(value, indent=1, sort_keys=sort, ensure_ascii=False) + "\n", encoding="utf-8")
     os.replace(part, path)
     return path
 

@@ -38,6 +38,8 @@ class Episode:
     views: dict[str, np.ndarray] = field(default_factory=dict)   # what other cameras saw: short name -> (T, h, w, 3) uint8 RGB
 
     def __post_init__(self):
+        if not isinstance(self.instruction, str): raise CookbookError(f"instruction is {self.instruction!r}", "Episode", "Give one sentence")
+        if not 0 < self.fps < np.inf: raise CookbookError(f"fps is {self.fps}", "Episode", "Give the frames per second at which it was recorded")
         for name, a in (("state", self.state), ("actions", self.actions)):
             a = np.ascontiguousarray(a, np.float32)
             if a.ndim != 2 or len(a) != len(self.frames): raise CookbookError(f"{name} has shape {a.shape}", "Episode", f"Give one row for each of the {len(self.frames)} frames")
@@ -156,7 +158,7 @@ def write_dataset(
     names: dict[str, list[str]] | None = None,   # column -> a name for each of its numbers; after their parts where not told
 ) -> Path:
     "Write a dataset out of sight and rename: half a dataset is never seen, the same episodes give the same bytes."
-    path = only_own(Path(path), "a dataset", "meta/info.json")
+    path = only_own(Path(path).expanduser().resolve(), "a dataset", "meta/info.json")     # where a link leads, the disk has room
     if version not in WRITERS: raise CookbookError(f"cannot write version {version!r}", path, f"Choose {' or '.join(WRITERS)}")
     part, old = path.with_name(f".{path.name}.part"), path.with_name(f".{path.name}.old")
     if old.exists() and not path.exists(): old.rename(path)       # killed between the two renames below
@@ -192,8 +194,9 @@ def choose(layout: Layout, camera: str | None = None) -> Modality:
     def filmed(key: str) -> bool: return bool(layout.entries) and key in (v := layout.entries[0].videos) and inside(layout.root, v[key][0]).is_file()
     file, info = optional(layout.root, "modality.json"), layout.root / "meta" / "info.json"
     states, actions = layout.width("observation.state"), layout.width("action")
-    usable = [key for key in layout.cameras if filmed(key)] or layout.cameras
-    if not usable: raise CookbookError("declares no camera", info, "Episodes need a film: add a feature of dtype video")
+    coloured = [key for key in layout.cameras if key not in layout.depths]
+    usable = [key for key in coloured if filmed(key)] or coloured or ([camera] if camera in layout.depths else [])
+    if not usable: raise CookbookError("declares no camera" if not layout.cameras else "declares no camera that films colours", info, layout.to_film)
     found = parse_modality(read_json(file), file) if file else Modality.whole(states, actions, "", usable[0])
     listed = {key: name for name, key in reversed(found.cameras.items()) if name}         # a column may have two names: the first is its own
     named = name_cameras(layout.cameras, listed)
@@ -220,7 +223,8 @@ class Dataset(Sequence):
     def __getitem__(self, i: int) -> Episode:          # type: ignore[override]     # one at a time: a slice would be gigabytes
         state, actions, instruction = self.rows(i)
         views = {name: self.frames(i, range(len(state)), name) for name in self.modality.others} if self.views else {}
-        return Episode(self.frames(i, range(len(state))), state, actions, instruction, self.fps, self.layout.entries[i].provenance, views)
+        try: return Episode(self.frames(i, range(len(state))), state, actions, instruction, self.fps, self.layout.entries[i].provenance, views)
+        except CookbookError as e: raise CookbookError(e.what, self.path / self.layout.entries[i].data, e.do) from e
 
     def rows(self, i: int) -> tuple[np.ndarray, np.ndarray, str]:        # (T, S), (T, A), instruction
         "The numbers and the sentence of an episode, its film untouched."
@@ -234,7 +238,8 @@ class Dataset(Sequence):
 
     def frames(self, i: int, indices: Iterable[int], camera: str = "") -> np.ndarray:      # (len(indices), H, W, 3) uint8
         "Frames of an episode by their number in it; of the camera that is learned from unless another is named."
-        key = self.modality.cameras[camera or self.modality.video]
+        key = self.modality.cameras.get(camera or self.modality.video)
+        if key is None: raise CookbookError(f"no camera called {camera!r}", self.path, f"Choose one of {', '.join(self.modality.cameras)}")
         name, begin = self.layout.entries[i].videos.get(key, ("", 0.0))
         if not name: raise CookbookError(f"episode {i} has no film of {key}", self.path, "Choose another camera")
         if (name, begin) not in self.films: self.films[name, begin] = (film := inside(self.path, name)), frame_at(film, begin)
@@ -270,6 +275,7 @@ def statistics(dataset: Dataset) -> dict[str, dict[str, np.ndarray]]:
 def convert(path: str | Path, to: str | Path, version: str, camera: str | None = None, modality: Modality | None = None) -> Path:
     "A dataset in another version of the format, all its cameras, one episode in memory at a time."
     d = Dataset(path, camera, views=True)
+    if Path(to).expanduser().resolve() == d.path.resolve(): raise CookbookError("is the dataset that is read", to, "Write the copy into another folder")
     return write_dataset(d, to, version, d.robot_type, modality=modality or d.modality, names=d.names)
 
 # %% ../nbs/01_episodes.ipynb #c042
@@ -339,15 +345,16 @@ class Part(Sequence):
     @property
     def modality(self) -> Modality: return self.dataset.modality  # that of the whole
     def __getitem__(self, i: int) -> Episode: return self.dataset[self.numbers[i]]          # type: ignore[override]
+    def __repr__(self) -> str: return f"Part({len(self)} of {self.dataset})"
 
 
-def take(path: str | Path, heldout: int) -> Source:
+def take(path: str | Path, heldout: int, camera: str | None = None) -> Source:   # camera: short name or column; the first that has films
     "A LeRobot dataset in place of the workspace's demonstrations."
     findings = validate(path)
     if errors := [f for f in findings if f.severity == "error"]:
         more = f" (and {len(errors) - 1} more: see `groot-cookbook validate`)" if len(errors) > 1 else ""
         raise CookbookError(errors[0].what + more, Path(path) / errors[0].file, errors[0].do)
-    d = Dataset(path)
+    d = Dataset(path, camera)
     if len(d) < 2: raise CookbookError(f"{len(d)} episodes", path, "Record at least two: one to learn from, one to be measured on")
     n = len(d) - max(1, min(heldout, len(d) // 5))            # never more than a fifth, so that a profile's number fits a small dataset
     return Source("dataset", d.robot_type, d.modality, Part(d, range(n)), Part(d, range(n, len(d))), findings)

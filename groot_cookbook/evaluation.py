@@ -199,16 +199,17 @@ class OpenLoop:
 
 
 def open_loop(condition: str, actor: Actor, dataset, stride: int = 16, seed: int = 0, batch: int = 16) -> OpenLoop:
-    "Plan at every `stride`-th frame of recorded episodes and compare with what was recorded."
+    "Plan at every `stride`-th frame of recorded episodes and compare with what was recorded; an episode that ends within a chunk is left out."
     said, truth, held = [], [], []
     for i in range(len(dataset)):
         e, generator = dataset[i], torch.Generator().manual_seed(seed * 1_000_003 + i)
         at = np.arange(0, e.length - 16, stride)
-        if not len(at): raise CookbookError(f"episode of {e.length} frames", f"{dataset!r}[{i}]", "Open-loop error needs at least 17 frames")
+        if not len(at): continue
         for t in np.split(at, range(batch, len(at), batch)):
             said.append(np.asarray(actor.act(e.frames[t], e.state[t], [e.instruction] * len(t), generator)))
         truth.append(np.stack([e.actions[t:t + 16] for t in at]))
         held.append(np.stack([np.repeat(e.actions[max(t - 1, 0)][None], 16, 0) for t in at]))
+    if not truth: raise CookbookError("no episode is longer than a chunk", repr(dataset), "Open-loop error needs at least 17 frames")
     said, truth, held = (np.concatenate(x) for x in (said, truth, held))
     driven = set(getattr(actor, "columns", range(said.shape[-1])))
     keys = {k: s for k, s in dataset.modality.action.items() if driven.issuperset(range(said.shape[-1])[s])}

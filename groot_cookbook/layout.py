@@ -116,6 +116,18 @@ class Layout:
         "Columns that are films, as declared; a file may still be missing."
         return [k for k, f in self.features.items() if f.get("dtype") == "video"]
 
+    @property
+    def depths(self) -> list[str]:
+        "Those of the cameras that film distances, not colours."
+        told = {k: self.features[k].get("info") or self.features[k].get("video_info") for k in self.cameras}
+        return [k for k, about in told.items() if isinstance(about, dict) and about.get("video.is_depth_map") is True]
+
+    @property
+    def to_film(self) -> str:
+        "What to do where there is no camera."
+        pictures = [k for k, f in self.features.items() if f.get("dtype") == "image"]
+        return f"Make a film of {pictures[0]} with LeRobot: its pictures lie in the table, where they are not read" if pictures else "Episodes need a film: add a feature of dtype video"
+
     def width(self, column: str) -> int:
         "Declared width of a vector column; 0 where it is absent."
         shape = self.features.get(column, {}).get("shape") or [0]
@@ -156,7 +168,7 @@ def fill(template: str, where: str | Path = "meta/info.json", **values) -> str:
 def inside(root: Path, relative: str, where: str | Path = "meta/info.json") -> Path:
     "A file of the dataset; refuses paths and links that lead out of its folder."
     base = root.resolve()
-    homes = [base] + ([base.parent.parent / "blobs"] if base.parent.name == "snapshots" else [])   # the hub's cache links to its own blobs
+    homes = [base, *(p.parent / "blobs" for p in base.parents if p.name == "snapshots")]   # the hub's cache links to its own blobs
     try:
         target = (base / relative).resolve()
         target.is_file()                          # a name too long for the disk shows itself here
@@ -302,7 +314,8 @@ def _tasks_v2(root: Path) -> dict[int, str]:
 def _tasks_v3(root: Path) -> dict[int, str]:
     path = meta(root, "tasks.parquet")
     rows = read_records(path)
-    return _tasks(rows, path, next((c for row in rows[:1] for c, v in row.items() if isinstance(v, str)), "task"))      # pandas' index, under whatever name
+    texts = [c for row in rows[:1] for c, v in row.items() if isinstance(v, str)]
+    return _tasks(rows, path, next((c for c in ("task", "__index_level_0__", *texts) if c in texts), "task"))      # LeRobot's own is pandas' index, under whatever name
 
 # %% ../nbs/01b_layout.ipynb #c024
 def _places_v3(row: dict, info: dict, cameras: list[str]) -> tuple[str, dict]:
@@ -368,9 +381,9 @@ def read_rows(layout: Layout, entry: Entry, columns: Iterable[str] = ()) -> pa.T
     return read_parquet(path, wanted, entry.index if layout.version == "v3.0" else None)
 
 
-def matrix(table: pa.Table, column: str, where: str | Path = "") -> np.ndarray:  # (T, D) float32; D = 0 where the column is absent
+def matrix(table: pa.Table, column: str, where: str | Path = "", dtype: type = np.float32) -> np.ndarray:  # (T, D); D = 0 where the column is absent
     "A column of vectors (or of single numbers) as one array."
-    if column not in table.column_names: return np.zeros((table.num_rows, 0), np.float32)
+    if column not in table.column_names: return np.zeros((table.num_rows, 0), dtype)
     a, do = table[column].combine_chunks(), "Record the column again, each row a list of the same number of floats"
     kind = a.type
     if not numeric(kind): raise CookbookError(f"column {column!r} holds {kind}, not numbers", where, do)
@@ -380,7 +393,7 @@ def matrix(table: pa.Table, column: str, where: str | Path = "") -> np.ndarray: 
             raise CookbookError(f"column {column!r} has rows of different widths ({', '.join(map(str, widths[:4]))})", where, do)
         width, a = (widths[0] if widths else 0), a.flatten()
     else: width = 1
-    with np.errstate(over="ignore"): values = np.asarray(a.to_numpy(zero_copy_only=False), np.float32)       # what is too large becomes infinite, and is found
+    with np.errstate(over="ignore"): values = np.asarray(a.to_numpy(zero_copy_only=False), dtype)       # what is too large becomes infinite, and is found
     return values.reshape(table.num_rows, width)
 
 

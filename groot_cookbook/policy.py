@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 from .action_head import ActionHead, ActionHeadConfig, flow_time
-from .backbone import Backbone, BackboneConfig, eagle_tokenizer, load_tokenizer, load_weights, pixels, read_config, save_weights, tiny_backbone, tokens
+from .backbone import Backbone, BackboneConfig, eagle_tokenizer, load_tokenizer, load_weights, paired, pixels, read_config, save_weights, tiny_backbone, tokens
 from .core import CookbookError, local, write_json
 from .episodes import Dataset, Normalizer, slot
 
@@ -108,6 +108,7 @@ class Processor:
     def __call__(self, images, instructions: list[str], state, tag: str, device: torch.device | str = "cpu") -> dict[str, Tensor]:
         "What `encode` and `act` take, on `device`, from images (B, V, H, W, 3) or (B, H, W, 3) uint8 of any size, a sentence a row, raw state (B, S) or None, and the robot of all rows."
         images, said = observed(self, images, instructions)
+        if state is not None and np.shape(state)[:-1] != (len(images),): raise CookbookError(f"a state of shape {np.shape(state)} for {len(images)} rows", "Processor", "Give (B, S), a row for each picture")
         images = images.to(device)
         ids, mask = tokens(self.tokenizer, said, images.shape[1], self.backbone, self.length)
         x = dict(pixel_values=pixels(images, self.backbone, self.upstream_compatible), input_ids=ids, attention_mask=mask,
@@ -134,10 +135,7 @@ class Processor:
 # %% ../nbs/05_policy.ipynb #c012
 def observed(p: Processor, images, instructions: list[str]) -> tuple[Tensor, list[str]]: # images (B, V, H, W, 3), and what is read in each row
     "One instruction a row, or an error; a policy that came without a tokenizer gets Eagle's."
-    images = torch.as_tensor(np.asarray(images))
-    images = images[:, None] if images.ndim == 4 else images
-    if isinstance(instructions, str) or len(instructions) != len(images):
-        raise CookbookError(f"{len(images)} rows of images, but instructions {str(instructions)[:60]!r}", "Processor", "Give a list with one instruction per row")
+    images = paired(np.asarray(images), instructions)
     if p.tokenizer is None: p.tokenizer = eagle_tokenizer(p.backbone)
     return images, [instructions[0]] * len(images) if p.upstream_compatible else list(instructions)
 

@@ -263,7 +263,15 @@ def prepare(profile="smoke", out=None, start=None, only=(), dataset=None, sets=(
     if not selected: raise CookbookError(f"no chapter is left to run from {first} on", "--from", f"Name one no later than {picked[-1].name}, or say --only {first[:2]}")
     limits = {**LIMITS, **blocks.get("limits", {}), **{k: v for k, v in (("cell", cell_limit), ("chapter", chapter_limit)) if v}}
     folder = Path(out).expanduser() if out else root / "runs" / (f"{profile}-{dataset.name}" if dataset else profile)
+    if dataset and not out and (other := dataset_of(folder)) not in ("", str(dataset)):
+        raise CookbookError(f"holds a run on another dataset of that name, {other}", folder, "Give this one a folder of its own with --out")
     return Run(folder.resolve(), params, selected, limits, root=root, about={**about, "profile": profile}, **rest)
+
+
+def dataset_of(out: Path) -> str:
+    "The dataset that a run folder was last made from; empty where none was, or nobody can tell."
+    try: return str(json.loads((out / "run.json").read_text(encoding="utf-8"))["params"]["01_episodes"]["dataset"])
+    except (OSError, ValueError, KeyError, TypeError): return ""
 
 
 def check_dataset(path: str | Path) -> Path:

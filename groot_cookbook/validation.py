@@ -53,6 +53,8 @@ def check_counts(layout: Layout) -> Iterator[Finding]:
         if info.get(key) not in (None, count): yield warning(INFO, f"{key} says {info[key]!r}, but {count} are listed in {layout.task_table if key == 'total_tasks' else layout.episode_table}", f"Set it to {count}; the list is what is read")
     if layout.version != "v3.0" and info.get("total_chunks") == 0 and n: yield warning(INFO, "total_chunks is 0, yet there are episodes", f"Set it to {(n + 999) // 1000}")
     splits = info.get("splits") or {}
+    if isinstance(splits, dict) and (others := [name for name in splits if name != "train"]):
+        yield warning(INFO, f"splits {', '.join(map(str, others))} are not followed: what is set aside here are the last episodes", "Give a copy without them, or mind that they are learned from")
     for name, span in splits.items() if isinstance(splits, dict) else ():
         try: begin, end = map(int, str(span).split(":"))
         except ValueError: begin = end = -1
@@ -120,7 +122,8 @@ def check_modality(layout: Layout) -> Iterator[Finding]:
 # %% ../nbs/01d_validation.ipynb #c015
 def check_cameras(layout: Layout, absent: list[str]) -> Iterator[Finding]:
     "Cameras that were promised and never filmed."
-    if not layout.cameras: yield Finding(INFO, "declares no camera", "Episodes need a film: add a feature of dtype video")
+    if not layout.cameras: yield Finding(INFO, "declares no camera", layout.to_film)
+    for camera in layout.depths: yield warning(INFO, f"camera {camera} films distances, and is left out", "Nothing, where another films colours: models here look at RGB")
     for camera in absent:
         alone, named = len(absent) == len(layout.cameras), next((e.videos[camera][0] for e in layout.entries if camera in e.videos), "")
         yield Finding(INFO, f"camera {camera} is declared, but has no files" + (f" (no {named})" if alone and named else ""), f"Restore its films, or correct what {layout.episode_table} says of them" if alone else "Remove it from features, or restore its films; the other camera is used",
@@ -196,13 +199,13 @@ def check_clock(layout: Layout, entry: Entry, table: pa.Table) -> Iterator[Findi
     "Rows in order, none left out, and at the stated rate."
     file, fps = entry.data, layout.fps
     order = next((c for c in ("frame_index", "index", "timestamp") if c in table.column_names), None)
-    if order and (np.diff(matrix(table, order, file)[:, 0].astype(np.float64)) <= 0).any():
+    if order and (np.diff(matrix(table, order, file, np.float64)[:, 0]) <= 0).any():
         yield Finding(file, f"rows are out of order ({order} does not rise)", f"Sort the rows by {order}: actions would be laid on the wrong frames")
         return
-    if order == "frame_index" and not (matrix(table, order, file)[:, 0] == np.arange(table.num_rows)).all():
+    if order == "frame_index" and not (matrix(table, order, file, np.float64)[:, 0] == np.arange(table.num_rows)).all():
         yield Finding(file, f"frame_index does not run from 0 to {table.num_rows - 1}", "Restore the rows that are lost, or number them anew: row t is laid on frame t")
     if "timestamp" in table.column_names and table.num_rows > 1:
-        t = matrix(table, "timestamp", file)[:, 0].astype(np.float64)
+        t = matrix(table, "timestamp", file, np.float64)[:, 0]      # seconds since 1970 need every digit
         steps = np.diff(t)
         step, jumps = float(np.median(steps)), np.flatnonzero(~((steps > 0) & (steps * fps < 1.5)))
         if not abs(step * fps - 1) < .1:
@@ -293,7 +296,7 @@ def annotation(layout: Layout) -> str:
 
 def validate(path: str | Path) -> list[Finding]:
     "All that is wrong with a dataset, errors first. It never raises, whatever the folder holds."
-    root, rows, found = Path(path), {}, []
+    root, rows, found = Path(path).absolute(), {}, []
     checks: list[Iterable[Finding]]
     try:
         layout = read_layout(root)

@@ -115,6 +115,8 @@ def modality_of(e: Episode, told: Modality | None, robot_type: str, camera: str,
     known = told or fitting or Modality.whole(states, actions)
     others = {name: known.cameras.get(name) or f"observation.images.{name}" for name in e.views}
     found = Modality(known.state if states else {}, known.action if actions else {}, camera, known.cameras.get(camera, ""), others=others).check(states, actions)
+    if camera in others or len({*found.cameras.values()}) < 1 + len(others):
+        raise CookbookError(f"of the cameras {', '.join([camera, *others])} two are one", where, "Name the camera of Episode.frames by camera=NAME, unlike every one of Episode.views")
     for key in found.cameras.values():               # it becomes a folder, and may come from a stranger's table
         if not re.fullmatch(r"\w[\w.-]*", key) or ".." in key: raise CookbookError(f"camera {key!r} cannot name a folder", where, "Call it observation.images.NAME, of letters, digits, _ and -")
     return found
@@ -137,6 +139,8 @@ class Writer:
     def add(self, e: Episode) -> None:
         "Check that an episode is of the dataset's kind, count it, write it."
         where, index = f"episode {len(self.rows)}", len(self.rows)
+        try: json.dumps(e.provenance)
+        except (TypeError, ValueError) as odd: raise CookbookError(f"its provenance cannot be written ({odd})", where, "Keep to text, numbers and lists of them, as JSON does") from odd
         shape = (e.frames.shape[1:], e.state.shape[1], e.actions.shape[1], e.fps, {name: v.shape[1:] for name, v in e.views.items()})
         if not self.rows: self.begin(e, shape)
         if shape != self.shape: raise CookbookError(f"image, state, action, fps and other cameras are {shape}, those of the first were {self.shape}", where, "Write episodes of one kind to one dataset")
@@ -202,7 +206,7 @@ class WriterV21(Writer):
         write_lines(meta / "episodes_stats.jsonl", self.stats)
         write_lines(meta / "tasks.jsonl", ({"task_index": i, "task": t} for t, i in self.tasks.items()))
         write_json(meta / "stats.json", self.total.numbers())
-        write_json(meta / "modality.json", self.modality.to_dict())
+        write_json(meta / "modality.json", self.modality.to_dict(), sort=False)      # its first camera is the one that is learned from
         write_json(meta / "info.json", self.info(total_videos=n * len(self.modality.cameras), total_chunks=(n + 999) // 1000, data_path=V2_DATA, video_path=V2_VIDEO))
 
 # %% ../nbs/01c_writing.ipynb #c021
