@@ -28,7 +28,7 @@ from groot_cookbook.filtering import Verdict, auc
 from groot_cookbook.finetuning import Cache, Recipe, cache_features, finetune, joined
 from groot_cookbook.idm import InverseDynamics, label_dream
 from groot_cookbook.measures import Worth
-from groot_cookbook.policy import GrootPolicy
+from groot_cookbook.policy import GrootPolicy, robot_of
 from groot_cookbook.workspace import demonstrate, sample_scene, seeds
 
 OUT = Path(core.data_dir()) / "results" / "headline.json"
@@ -42,7 +42,7 @@ class Material:
         if json.loads((self.episodes / "source.json").read_text())["kind"] != "workspace":
             raise core.CookbookError("a run on a dataset: nobody can meet its workspaces", run, "Give a run of the workspace")
         self.policy = GrootPolicy.from_pretrained(first / "policy")
-        self.tag = next(t for t in self.policy.processor.embodiments if t != "dreams")
+        self.tag = robot_of(self.policy.processor)
         self.labelled, self.reader = Dataset(labelling / "labelled"), labelling / "idm"
         self.verdicts = [Verdict.from_json(v) for v in json.loads((filtering / "verdicts.json").read_text())]
         self.worths = [Worth(**w) for w in json.loads((filtering / "worths.json").read_text())]

@@ -1,7 +1,7 @@
 """The command `groot-cookbook`: run the chapters, look at them, look at data. Heavy imports wait until a command needs them."""
 from __future__ import annotations
 
-import argparse, json, os, re, shlex, shutil, signal, sys
+import argparse, errno, json, os, re, shlex, shutil, signal, sys
 from pathlib import Path
 
 from . import __version__, chapters, core, runner
@@ -70,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)     # `| head` has seen enough
         return 1
     except OSError as e:
-        if e.errno not in (13, 17, 20, 30, *core.FULL_DISK): raise
+        if e.errno not in (errno.EEXIST, *core.CLOSED, *core.FULL_DISK): raise
         print(f"{e.filename or 'writing'}: {e.strerror}. Free some space, or choose a folder that can be written with --out; finished stages are untouched", file=sys.stderr)
     return 1
 
@@ -179,7 +179,7 @@ def examine() -> dict:
             "packages": off or "as pinned", "access": access,
             "verdict": [f"smoke: {'yes' if able else 'no'} (needs {'' if book else 'a checkout with its chapters, '}the pinned packages, 6 GB of memory, 2 GB of disk)", f"laptop: {'yes' if able else 'no'} (the same, and patience below two cores)",
                         f"gpu: {'yes' if able and gpus else 'no'} (needs a CUDA device)",
-                        f"real: {'yes' if able and gpus and not any(': no' in a for a in access[1:]) else 'no'} (a CUDA device, the [real] extra, and the checkpoints above)"]}
+                        f"real: {'yes' if able and gpus and core.version('cosmos-guardrail') and not any(': no' in a for a in access[1:]) else 'no'} (a CUDA device, the [real] extra, and the checkpoints above)"]}
 
 
 def _memory_gb() -> float:
@@ -210,7 +210,7 @@ def _access() -> list[str]:
     lines = [f"hub token: {'yes' if get_token() else 'no (huggingface.co/settings/tokens, then: hf auth login)'}"]
     named = [v for block in chapters.read_profile("real").values() for v in block.values() if isinstance(v, str) and re.fullmatch(r"[\w-]+/[\w.-]+(@.+)?", v)]
     for repo, revision in {**dict(n.partition("@")[::2] for n in named), **BESIDE}.items():
-        here = any(isinstance(try_to_load_from_cache(repo, f, revision=revision or None), str) for f in ("config.json", "model_index.json", "README.md"))
+        here = any(isinstance(try_to_load_from_cache(repo, f, revision=revision or None), str) for f in ("config.json", "model_index.json", "tokenizer_config.json", "face_blur_filter/Resnet50_Final.pth"))
         lines.append(f"{repo}: " + ("yes" if here else f"no (hf download {repo}{f' --revision {revision}' if revision else ''}; where it is gated, accept its licence at huggingface.co/{repo} first)"))
     return lines
 

@@ -1,7 +1,7 @@
 """What every chapter shares: errors that help, the run folder and its manifests, checkpoints by name, figures."""
 from __future__ import annotations
 
-import functools, hashlib, importlib, inspect, json, multiprocessing, os, platform, re, shlex, shutil, sys, threading, time
+import errno, functools, hashlib, importlib, inspect, json, multiprocessing, os, platform, re, shlex, shutil, sys, threading, time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, nullcontext
@@ -163,18 +163,6 @@ def run_folder(run: str | Path) -> Path:
     return (Path(__file__).parent.parent / run).resolve()
 
 
-def is_folder(path: Path) -> bool:
-    "Whether a text that may be anything names a folder; one too long for a name, or with a zero byte, does not."
-    try: return path.is_dir()
-    except (OSError, ValueError): return False
-
-
-def is_file(path: Path) -> bool:
-    "Whether it names a file, in the same way."
-    try: return path.is_file()
-    except (OSError, ValueError): return False
-
-
 def told(path: str | Path) -> str:
     "A folder or checkpoint as a card may name it: relative to the project's root, or by its last part; never a path of this machine."
     path = Path(path)
@@ -193,7 +181,8 @@ _started = time.monotonic()
 BEGUN = "GROOT_COOKBOOK_BEGUN"                     # the stage that a kernel was started for, and the digest of the code then
 
 
-FULL_DISK = (28, 122, 27)                         # no space left, a quota exceeded, a file larger than a limit allows
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)             # no space left, a quota exceeded, a file larger than a limit allows
+CLOSED = (errno.EACCES, errno.ENOTDIR, errno.EROFS)               # a folder in which nothing may be written
 
 
 def disk_full(words: str) -> bool:
@@ -235,7 +224,7 @@ def hand_over(run: str | Path, stage: str, params: dict, inputs=(), volatile=())
         shutil.rmtree(old, ignore_errors=True)
     except (OSError, SafetensorError) as e:
         shutil.rmtree(part, ignore_errors=True)
-        if disk_full(str(e)) or getattr(e, "errno", 0) in (*FULL_DISK, 13, 20, 30):
+        if disk_full(str(e)) or getattr(e, "errno", 0) in (*FULL_DISK, *CLOSED):
             raise CookbookError(getattr(e, "strerror", None) or "No space left on device", getattr(e, "filename", None) or final, FULL) from e
         raise
     except BaseException:
@@ -276,7 +265,7 @@ def checkpoint(name: str | Path) -> str:
     "Where a checkpoint is: a folder, a name in `data/checkpoints/`, or a hub id such as `nvidia/Cosmos-Reason1-7B`."
     own = data_dir() / "checkpoints"
     for path in (Path(name), own / str(name)):
-        if is_folder(path): return str(path)
+        if os.path.isdir(path): return str(path)             # unlike Path.is_dir, it takes a text that is no name at all
     if str(name).count("/") == 1 and not str(name).startswith((".", "/", "~")): return str(name)
     have = ", ".join(sorted(p.name for p in own.glob("*") if p.is_dir()))
     raise CookbookError(f"no checkpoint called {str(name)!r}", own, f"Give a folder, a hub id (owner/name), or {f'one of: {have}' if have else 'set GROOT_COOKBOOK_DATA to the data folder of a checkout, where the tiny ones are'}")

@@ -14,7 +14,7 @@ import numpy as np
 
 from .core import CookbookError, INK, only_own, write_json
 from .layout import OWN_COLUMN, Layout, Modality, inside, matrix, optional, parse_modality, read_json, read_layout, read_rows, spoken, vector
-from .validation import Finding, validate
+from .validation import Finding, sound, validate
 from .video import frame_at, read_frames
 from .writing import MEASURES, TABLETOP, WRITERS, summarise
 
@@ -79,9 +79,10 @@ def portrait(e: Episode, modality: Modality, n: int = 8):  # -> a figure: n fram
 
 # %% ../nbs/01_episodes.ipynb #c013
 def slot(robot_type: str) -> str:
-    "Which of the policy's embodiment slots fits a robot: one that NVIDIA trained, or a new one."
-    known = {r"gr-?1(?!\d)": "gr1", "droid": "oxe_droid", "agibot": "agibot_genie1"}       # where a word begins: an android is no DROID
-    return next((slot for part, slot in known.items() if re.search(rf"(?<![a-z]){part}", robot_type.lower())), "new_embodiment")
+    """Which of the policy's embodiment slots fits a robot: GR-1's, or a new one.
+
+    Those of DROID and Agibot know poses of the hand, rotations of six numbers and parts in an order of their own, which are not made here: ask for them by name if your data has them."""
+    return "gr1" if re.search(r"(?<![a-z])gr-?1(?!\d)", robot_type.lower()) else "new_embodiment"
 
 
 @dataclass(frozen=True, repr=False)
@@ -117,8 +118,8 @@ def record(episodes: int, heldout: int, noise: float = .5, seed: int = 0) -> Sou
 class Normalizer:
     "Numbers to [-1, 1] and back, by each dimension's extremes (`min_max`) or its 1 % and 99 % quantiles, clipped (`q99`)."
     kind: str                                     # "min_max" or "q99"
-    low: np.ndarray                               # (D,) goes to -1
-    high: np.ndarray                              # (D,) goes to +1
+    low: np.ndarray                               # (D,), or (H, D) for the steps of a chunk; goes to -1
+    high: np.ndarray                              # (D,) or (H, D); goes to +1
 
     def __post_init__(self):
         if self.kind not in ("min_max", "q99"): raise CookbookError(f"normaliser of kind {self.kind!r}", "Normalizer", "Choose min_max or q99")
@@ -350,11 +351,7 @@ class Part(Sequence):
 
 def take(path: str | Path, heldout: int, camera: str | None = None) -> Source:   # camera: short name or column; the first that has films
     "A LeRobot dataset in place of the workspace's demonstrations."
-    findings = validate(path)
-    if errors := [f for f in findings if f.severity == "error"]:
-        more = f" (and {len(errors) - 1} more: see `groot-cookbook validate`)" if len(errors) > 1 else ""
-        raise CookbookError(errors[0].what + more, Path(path) / errors[0].file, errors[0].do)
-    d = Dataset(path, camera)
+    findings, d = sound(path), Dataset(path, camera)
     if len(d) < 2: raise CookbookError(f"{len(d)} episodes", path, "Record at least two: one to learn from, one to be measured on")
     n = len(d) - max(1, min(heldout, len(d) // 5))            # never more than a fifth, so that a profile's number fits a small dataset
     return Source("dataset", d.robot_type, d.modality, Part(d, range(n)), Part(d, range(n, len(d))), findings)

@@ -19,7 +19,7 @@ from statsmodels.stats.proportion import proportion_confint
 from tqdm import tqdm
 
 from .core import CookbookError, best_device, pool
-from .policy import Dice, GrootPolicy
+from .policy import Dice, GrootPolicy, robot_of
 from .workspace import BIN, Scene, Tabletop, expert, proprioception
 
 # %% ../nbs/07_evaluation.ipynb #c009
@@ -166,8 +166,11 @@ def compare(first: str, second: str, workspaces: str, a: Sequence[Trial], b: Seq
 
 # %% ../nbs/07_evaluation.ipynb #c024
 def _group(make: Callable[[], Actor], scenes: list[Scene], settings: dict) -> list[Trial]:
+    "On one core, so that the numbers are the same however many processes share the work; the caller gets its cores back."
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    return rollout(make(), scenes, **settings)
+    try: return rollout(make(), scenes, **settings)
+    finally: torch.set_num_threads(threads)
 
 
 def evaluate(
@@ -227,10 +230,8 @@ class PolicyActor:
         temperature: float = 0.,      # of the noise that a plan starts from: 1 draws a plan, 0 takes the one that no noise leads to
     ):
         self.policy, self.temperature = GrootPolicy.from_pretrained(folder).to(best_device()), temperature
-        robots = self.policy.processor.embodiments
-        self.tag = next((tag for tag in robots if tag != "dreams"), None)
-        if not self.tag: raise CookbookError("this policy knows no robot", folder, "Fine-tune it on a dataset first (06_flare_finetune)")
-        self.columns = robots[self.tag].action_columns
+        self.tag = robot_of(self.policy.processor)
+        self.columns = self.policy.processor.embodiment(self.tag).action_columns
         self.action_dim = action_dim or max(self.columns) + 1
 
     def act(self, images, states, instructions, generator) -> np.ndarray:

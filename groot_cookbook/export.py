@@ -19,7 +19,7 @@ from .action_head import CategoryLinear, step_times
 from .core import CookbookError, data_dir, write_json
 from .episodes import Dataset
 from .graphs import Piece, open_session, save_graph, weave
-from .policy import GrootPolicy
+from .policy import ANGLES, GrootPolicy
 
 # %% auto #0
 __all__ = ['PARTS', 'drawn', 'observations', 'SettledLinear', 'lowered', 'settled', 'answers', 'Look', 'Step', 'trace',
@@ -225,6 +225,10 @@ def borders(policy: GrootPolicy, tag: str, observation: tuple[np.ndarray, str, n
     robot, config, (image, _, state) = policy.processor.embodiment(tag), policy.processor.backbone, observation
     if robot.relative: raise CookbookError("relative actions", "borders", "The bundle's bench.py knows absolute ones; time this robot with benchmark.latency")
     ranges = {f"{k}_{end}": getattr(getattr(robot, f"{k}_range"), end) for k in ("state", "action") for end in ("low", "high")}
+    if robot.tag in ANGLES:                        # where the sine and the cosine of each column stand in what the model is told; see `told_state`
+        sizes = np.array([len(c) for c in robot.state.values()])
+        sine = np.arange(sizes.sum()) + np.repeat(np.cumsum(sizes) - sizes, sizes)
+        ranges |= {"sine": sine, "cosine": sine + np.repeat(sizes, sizes)}
     return dict(image=image, state=state, columns=np.array(robot.state_columns), size=np.array(config.image_size), crop=np.array(config.crop), **ranges)
 
 

@@ -9,6 +9,7 @@ import copy, math
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -210,7 +211,7 @@ def finetune(
     handed, average = bare.handed_over(), {k: p.detach().clone() for k, p in bare.handed_over().items()}
     held = {f"model.{k}": v for k, v in optimizer.weights(bare).items()} | {f"average.{k}": v for k, v in average.items()}
     state = optimizer.State(work and Path(work) / "state.safetensors", held, steppers, dict(bare.named_parameters()), asdict(r), [*held.values(), *data.tensors()])
-    done, curve = state.load(step=0, curve=[]).values()
+    done, curve = itemgetter("step", "curve")(state.load(step=0, curve=[]))
     bar = tqdm(islice(enumerate(sampler), done, stop or r.steps), initial=done, total=r.steps, desc="fine-tuning", unit="step", mininterval=5)
     fused_is_slow = accelerator.device.type == "cpu" and arithmetic(r.precision) == "bf16"     # its backward pass, in bfloat16 on a CPU
     with sdpa_kernel(SDPBackend.MATH) if fused_is_slow else nullcontext():

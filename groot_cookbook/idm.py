@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.stats import spearmanr
 from torch import Tensor
 from tqdm import tqdm
 
@@ -279,9 +280,8 @@ def _summary(dimensions: list[Dimension]) -> dict:
 
 
 def _rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
-    "Spearman's: do large values of `a` go with large values of `b`?"
-    if a.std() == 0 or b.std() == 0: return 0.0
-    return float(np.corrcoef(a.argsort().argsort(), b.argsort().argsort())[0, 1])
+    "Spearman's: do large values of `a` go with large values of `b`? 0 where one of them never changes."
+    return 0.0 if a.std() == 0 or b.std() == 0 else float(spearmanr(a, b).statistic)
 
 # %% ../nbs/03_idm.ipynb #c036a
 def knows(idm: InverseDynamics, config: IDMConfig, episodes: Iterable[Episode], least: float = .8) -> bool:

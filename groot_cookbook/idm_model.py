@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from .core import CookbookError
+from .core import CookbookError, write_json
 from .episodes import Normalizer
 
 # %% auto #0
@@ -172,7 +172,7 @@ class InverseDynamics(nn.Module):
         path = Path(path)
         path.mkdir(parents=True, exist_ok=True)
         save_file({k: v.contiguous() for k, v in self.state_dict().items()}, path / "model.safetensors")
-        (path / "config.json").write_text(json.dumps(asdict(self.config) | {"horizon": self.config.gap}, indent=1) + "\n")
+        write_json(path / "config.json", asdict(self.config) | {"horizon": self.config.gap}, sort=False)        # its parts in their order
         return path
 
     @classmethod

@@ -342,7 +342,7 @@ class ChunkEngine:
         return self.graphs[shapes](*inputs)
 
     def inputs(self, images, instructions: list[str], state, generator: Dice = None, temperature: float = 1.) -> list[Tensor]: # what `run` takes, from what `predict` takes
-        images, said = observed(self.processor, images, instructions)
+        images, said = observed(self.processor, images, instructions, state)
         ids, mask = self.words(tuple(said), images.shape[1])
         noise, told = temperature * drawn_noise(len(images), self.shape, generator), self.processor.state(state, self.tag, len(images))
         return [x.to(self.device, non_blocking=True) for x in (images, ids, mask, told, noise)]

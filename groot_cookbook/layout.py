@@ -5,7 +5,7 @@
 # %% ../nbs/01b_layout.ipynb #c004
 from __future__ import annotations
 
-import json, re
+import json, os, re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -98,7 +98,7 @@ class Entry:
     videos: dict[str, tuple[str, float]] = field(default_factory=dict)   # camera column -> (mp4, second at which the episode begins)
     provenance: dict = field(default_factory=dict)
 
-
+# %% ../nbs/01b_layout.ipynb #c013a
 @dataclass(frozen=True)
 class Layout:
     "A dataset folder's metadata, checked: what it says it holds and where."
@@ -265,9 +265,7 @@ def read_records(path: Path, wanted: Callable[[str], bool] = lambda column: True
 def read_info(root: Path) -> dict:
     "`meta/info.json`, with what nothing can be read without checked."
     path = root / "meta" / "info.json"
-    try: there = root.is_dir()
-    except OSError: there = False                 # a name too long for the disk, a folder that may not be looked into
-    if not there: raise CookbookError("no such folder", root, "Give the folder that holds meta/, data/ and videos/")
+    if not os.path.isdir(root): raise CookbookError("no such folder", root, "Give the folder that holds meta/, data/ and videos/")
     info = read_json(meta(root, "info.json"))
     if not isinstance(info, dict): raise CookbookError(f"holds a {type(info).__name__}, not an object", path, "Restore info.json from its source")
     version, laid_v3, laid_v2 = info.get("codebase_version"), (root / "meta/episodes").is_dir(), (root / "meta/episodes.jsonl").is_file()

@@ -24,8 +24,8 @@ from .episodes import Dataset, Normalizer, slot
 _all_ = ["ActionHead", "ActionHeadConfig", "Backbone", "BackboneConfig", "flow_time", "tiny_backbone"]
 
 # %% auto #0
-__all__ = ['SLOTS', 'PARTS', 'ANGLES', 'Dice', 'joined', 'Embodiment', 'Processor', 'observed', 'columns', 'proprioception',
-           'pad', 'start', 'told_from_state', 'check_relative', 'dreaming', 'PolicyConfig', 'drawn_noise',
+__all__ = ['SLOTS', 'PARTS', 'ANGLES', 'Dice', 'joined', 'Embodiment', 'Processor', 'robot_of', 'observed', 'columns',
+           'told_state', 'pad', 'start', 'told_from_state', 'check_relative', 'dreaming', 'PolicyConfig', 'drawn_noise',
            'GrootPolicy', 'untrained', 'load_processor', 'build_policy', 'first_policy', 'ActionHead',
            'ActionHeadConfig', 'Backbone', 'BackboneConfig', 'flow_time', 'tiny_backbone']
 
@@ -107,8 +107,7 @@ class Processor:
 
     def __call__(self, images, instructions: list[str], state, tag: str, device: torch.device | str = "cpu") -> dict[str, Tensor]:
         "What `encode` and `act` take, on `device`, from images (B, V, H, W, 3) or (B, H, W, 3) uint8 of any size, a sentence a row, raw state (B, S) or None, and the robot of all rows."
-        images, said = observed(self, images, instructions)
-        if state is not None and np.shape(state)[:-1] != (len(images),): raise CookbookError(f"a state of shape {np.shape(state)} for {len(images)} rows", "Processor", "Give (B, S), a row for each picture")
+        images, said = observed(self, images, instructions, state)
         images = images.to(device)
         ids, mask = tokens(self.tokenizer, said, images.shape[1], self.backbone, self.length)
         x = dict(pixel_values=pixels(images, self.backbone, self.upstream_compatible), input_ids=ids, attention_mask=mask,
@@ -119,7 +118,7 @@ class Processor:
         "Normalised, or as sines and cosines, and padded with zeros; nothing but zeros where the state is unknown, as in a dream."
         robot = self.embodiment(tag)
         if raw is None or tag == "dreams": return torch.zeros(rows if raw is None else len(raw), self.state_dim)
-        return pad(proprioception(robot, raw), self.state_dim)
+        return pad(told_state(robot, raw), self.state_dim)
 
     def target(self, raw, tag: str, state=None) -> tuple[Tensor, Tensor]: # (B, H, A) in the robot's units -> (B, H, 32), and a mask of its true dimensions
         "What the model should say; `state` (B, S) is needed where actions are relative to it."
@@ -133,9 +132,16 @@ class Processor:
         return robot.chunk_range.denormalize(chunk[..., : len(robot.action_columns)].detach().float().cpu().numpy()) + start(robot, state, chunk.shape[1])
 
 # %% ../nbs/05_policy.ipynb #c012
-def observed(p: Processor, images, instructions: list[str]) -> tuple[Tensor, list[str]]: # images (B, V, H, W, 3), and what is read in each row
-    "One instruction a row, or an error; a policy that came without a tokenizer gets Eagle's."
+def robot_of(p: Processor) -> str:
+    "The tag of the robot that a policy drives: the first that is no dream."
+    if own := [tag for tag in p.embodiments if tag != "dreams"]: return own[0]
+    raise CookbookError("this policy knows no robot", "Processor", "Fine-tune it on a dataset first (06_flare_finetune)")
+
+
+def observed(p: Processor, images, instructions: list[str], state) -> tuple[Tensor, list[str]]: # images (B, V, H, W, 3), and what is read in each row
+    "One instruction and one state a row, or an error; a policy that came without a tokenizer gets Eagle's."
     images = paired(np.asarray(images), instructions)
+    if state is not None and np.shape(state)[:-1] != (len(images),): raise CookbookError(f"a state of shape {np.shape(state)} for {len(images)} rows", "Processor", "Give (B, S), a row for each picture")
     if p.tokenizer is None: p.tokenizer = eagle_tokenizer(p.backbone)
     return images, [instructions[0]] * len(images) if p.upstream_compatible else list(instructions)
 
@@ -148,7 +154,7 @@ def columns(raw, wanted: list[int], what: str) -> np.ndarray: # (..., D) -> (...
     return raw[..., wanted]
 
 
-def proprioception(robot: Embodiment, raw) -> np.ndarray: # (..., S) in the robot's units -> (..., S')
+def told_state(robot: Embodiment, raw) -> np.ndarray: # (..., S) in the robot's units -> (..., S')
     "What the model is told of the state: each number within its range, or, in a slot of ANGLES, of each part all sines and then all cosines (upstream's StateActionSinCosTransform)."
     if robot.tag not in ANGLES: return robot.state_range.normalize(columns(raw, robot.state_columns, "state"))
     parts = [columns(raw, part, "state") for part in robot.state.values()]

@@ -40,7 +40,7 @@ def gather(out: Path, root: Path = ROOT) -> list[Made]:
     "Every chapter of a run folder that has been made or has failed, in order."
     found = []
     for chapter in chapters(root):
-        noted = runner.record(out, chapter.name)
+        noted = runner.record(runner.notebook(out, chapter.name))
         try: manifest = Manifest.read(out, chapter.name)
         except CookbookError: manifest = None
         if not manifest and not noted: continue

@@ -1,7 +1,7 @@
 """Execute the chapters in order by papermill: strict parameters, time limits, one lock per run folder, resume after anything."""
 from __future__ import annotations
 
-import fcntl, json, os, re, shutil, sys, threading, time
+import fcntl, hashlib, json, os, re, shutil, sys, threading, time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,9 +47,9 @@ def watched(params: dict) -> dict[str, str]:
     for name, value in params.items():
         if name == "run" or not isinstance(value, str) or not value: continue
         for path in (ROOT / value, core.data_dir() / "checkpoints" / value):
-            if core.is_folder(path) or core.is_file(path):
+            if os.path.exists(path):
                 files = [(p.relative_to(path).as_posix(), p.stat().st_size, p.stat().st_mtime_ns) for p in sorted(path.rglob("*")) or [path] if p.is_file()]
-                found[name] = core.hashlib.sha256(repr(files).encode()).hexdigest()[:16]
+                found[name] = hashlib.sha256(repr(files).encode()).hexdigest()[:16]
                 break
     return found
 
@@ -57,9 +57,9 @@ def watched(params: dict) -> dict[str, str]:
 def notebook(out: Path, stage: str) -> Path: return out / "notebooks" / f"{stage}.ipynb"  # where the executed one is kept
 
 
-def record(out: Path, stage: str) -> dict:
-    "What the runner noted in a stage's executed notebook; empty where there is none."
-    try: return dict(json.loads(notebook(out, stage).read_text())["metadata"].get("groot_cookbook", {}))
+def record(executed: Path) -> dict:
+    "What the runner noted in an executed notebook; empty where there is none."
+    try: return dict(json.loads(executed.read_text())["metadata"].get("groot_cookbook", {}))
     except (OSError, ValueError, KeyError, TypeError, AttributeError): return {}
 
 
@@ -70,7 +70,7 @@ def stale(out: Path, stage: str, params: dict) -> str:
     except CookbookError: return "not made yet" if not (out / stage).exists() else "its manifest is not of this version"
     try: want = core.expected(out, stage, have.params, have.inputs)
     except CookbookError: return "made from other inputs"
-    noted = record(out, stage)
+    noted = record(notebook(out, stage))
     if noted.get("failed"): return "failed before"
     if want.code != have.code: return "code changed"
     if want.inputs != have.inputs: return "inputs changed"
@@ -194,14 +194,8 @@ def perform(chapter: Chapter, out: Path, params: dict, limits: dict, lock: int, 
         note(part, failed=str(e), **facts)
         raise
     finally:
-        if record_complete(part): os.replace(part, kept)
+        if record(part): os.replace(part, kept)
     return made
-
-
-def record_complete(part: Path) -> bool:
-    "Whether the runner's own record is in an executed notebook."
-    try: return "groot_cookbook" in json.loads(part.read_text())["metadata"]
-    except (OSError, ValueError, KeyError): return False
 
 
 @dataclass
@@ -278,12 +272,6 @@ def check_dataset(path: str | Path) -> Path:
     "The absolute path of a dataset that can be read; its warts are named, its errors end here."
     path = Path(path).expanduser().resolve()
     if not path.is_dir(): raise CookbookError("no such dataset folder", path, "Give the folder that holds meta/, data/ and videos/")
-    from .episodes import validate
-    findings = validate(path)
-    for f in findings:
-        if f.severity != "error": print(f"dataset, {f}", file=sys.stderr)
-    errors = [f for f in findings if f.severity == "error"]
-    if errors:
-        more = f" (and {len(errors) - 1} more: groot-cookbook validate {path})" if len(errors) > 1 else ""
-        raise CookbookError(f"{errors[0].what}{more}", errors[0].file, errors[0].do)
+    from .validation import sound
+    for wart in sound(path): print(f"dataset, {wart}", file=sys.stderr)
     return path

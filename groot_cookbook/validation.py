@@ -21,7 +21,8 @@ from .writing import summarise
 # %% auto #0
 __all__ = ['MOST', 'RESTORE', 'INFO', 'MEASURED', 'Finding', 'warning', 'check_counts', 'check_places', 'check_tasks',
            'check_modality', 'check_cameras', 'check_columns', 'absent_cameras', 'check_stats', 'check_rows',
-           'check_clock', 'check_sentence', 'check_film', 'letterbox', 'check_episode', 'annotation', 'validate']
+           'check_clock', 'check_sentence', 'check_film', 'letterbox', 'check_episode', 'annotation', 'validate',
+           'sound']
 
 # %% ../nbs/01d_validation.ipynb #c008
 @dataclass(frozen=True)
@@ -328,3 +329,12 @@ def _grouped(found: list[Finding]) -> list[Finding]:
         told, more = same[:MOST[severity]], len(same) - MOST[severity]
         kept += told[:-1] + [replace(told[-1], what=f"{told[-1].what} (the like in {more} more places)" if more > 0 else told[-1].what)]
     return kept
+
+# %% ../nbs/01d_validation.ipynb #c025a
+def sound(path: str | Path) -> list[Finding]:
+    "The warts of a dataset that can be learned from; its first error as an error, where it cannot."
+    findings = validate(path)
+    if errors := [f for f in findings if f.severity == "error"]:
+        more = f" (and {len(errors) - 1} more: groot-cookbook validate {path})" if len(errors) > 1 else ""
+        raise CookbookError(errors[0].what + more, Path(path) / errors[0].file, errors[0].do)
+    return findings

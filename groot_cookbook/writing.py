@@ -23,8 +23,8 @@ if TYPE_CHECKING: from groot_cookbook.episodes import Episode
 
 # %% auto #0
 __all__ = ['MEASURES', 'TABLETOP', 'DATA_MB', 'VIDEO_MB', 'FILES_PER_CHUNK', 'PANDAS_INDEX', 'WRITERS', 'summarise', 'Tally',
-           'columns_of', 'to_table', 'films_of', 'features_of', 'modality_of', 'Writer', 'write_lines', 'WriterV21',
-           'numbered', 'write_tables', 'WriterV30']
+           'columns_of', 'to_table', 'films_of', 'features_of', 'writable', 'write_modality', 'modality_of', 'Writer',
+           'write_lines', 'WriterV21', 'numbered', 'write_tables', 'WriterV30']
 
 # %% ../nbs/01c_writing.ipynb #c008
 MEASURES = ("mean", "std", "min", "max", "q01", "q99")
@@ -107,6 +107,17 @@ def features_of(columns: dict[str, np.ndarray], films: dict[str, np.ndarray], mo
     table = {n: {"dtype": str(v.dtype), "shape": [v.shape[1]], "names": named(n, parts[n], v.shape[1]) if n in parts else None} for n, v in columns.items()}
     return table | {key: film(*frames.shape[1:3]) for key, frames in films.items()}
 
+# %% ../nbs/01c_writing.ipynb #c012a
+def writable(provenance: dict, where: str) -> None:
+    "An error before a film is made of an episode that could not be listed."
+    try: json.dumps(provenance)
+    except (TypeError, ValueError) as e: raise CookbookError(f"its provenance cannot be written ({e})", where, "Keep to text, numbers and lists of them, as JSON does") from e
+
+
+def write_modality(modality: Modality, root: Path) -> None:
+    "In its own order: of its cameras the first is the one that is learned from."
+    write_json(root / "meta" / "modality.json", modality.to_dict(), sort=False)
+
 
 def modality_of(e: Episode, told: Modality | None, robot_type: str, camera: str, where: str) -> Modality:
     "The table of a dataset that begins with `e`: as told, else the workspace's own arm, else whole vectors; its camera first, and the others that the episode carries."
@@ -139,8 +150,7 @@ class Writer:
     def add(self, e: Episode) -> None:
         "Check that an episode is of the dataset's kind, count it, write it."
         where, index = f"episode {len(self.rows)}", len(self.rows)
-        try: json.dumps(e.provenance)
-        except (TypeError, ValueError) as odd: raise CookbookError(f"its provenance cannot be written ({odd})", where, "Keep to text, numbers and lists of them, as JSON does") from odd
+        writable(e.provenance, where)
         shape = (e.frames.shape[1:], e.state.shape[1], e.actions.shape[1], e.fps, {name: v.shape[1:] for name, v in e.views.items()})
         if not self.rows: self.begin(e, shape)
         if shape != self.shape: raise CookbookError(f"image, state, action, fps and other cameras are {shape}, those of the first were {self.shape}", where, "Write episodes of one kind to one dataset")
@@ -206,7 +216,7 @@ class WriterV21(Writer):
         write_lines(meta / "episodes_stats.jsonl", self.stats)
         write_lines(meta / "tasks.jsonl", ({"task_index": i, "task": t} for t, i in self.tasks.items()))
         write_json(meta / "stats.json", self.total.numbers())
-        write_json(meta / "modality.json", self.modality.to_dict(), sort=False)      # its first camera is the one that is learned from
+        write_modality(self.modality, self.root)
         write_json(meta / "info.json", self.info(total_videos=n * len(self.modality.cameras), total_chunks=(n + 999) // 1000, data_path=V2_DATA, video_path=V2_VIDEO))
 
 # %% ../nbs/01c_writing.ipynb #c021
@@ -278,9 +288,9 @@ class WriterV30(Writer):
         "The tables under meta/, once all episodes are known."
         for file in self.opened: file.close()
         write_tables(self.root / "meta", self.rows, self.tasks)
-        tables = {"stats": self.total.numbers(count=True) | self.total.images(), "modality": self.modality.to_dict(),
-                  "info": self.info(data_files_size_in_mb=DATA_MB, video_files_size_in_mb=VIDEO_MB, data_path=V3_DATA, video_path=V3_VIDEO)}
-        for name, table in tables.items(): write_json(self.root / "meta" / f"{name}.json", table)
+        write_json(self.root / "meta" / "stats.json", self.total.numbers(count=True) | self.total.images())
+        write_json(self.root / "meta" / "info.json", self.info(data_files_size_in_mb=DATA_MB, video_files_size_in_mb=VIDEO_MB, data_path=V3_DATA, video_path=V3_VIDEO))
+        write_modality(self.modality, self.root)
 
 
 # %% ../nbs/01c_writing.ipynb #c025

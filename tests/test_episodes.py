@@ -1,5 +1,6 @@
 "Datasets: what is written comes back, exactly where it can; who mixes, mixes exactly; who fails, leaves things as they were."
 import json
+import shutil
 import weakref
 from dataclasses import replace
 
@@ -251,6 +252,8 @@ def test_the_hubs_cache_may_link_to_its_blobs(tmp_path):
         (link := snapshot / f.relative_to(real)).parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(blob)
     assert lib.validate(snapshot) == [] and Dataset(snapshot)[0].length == 9
+    shutil.copytree(snapshot, inner := tmp_path / "hub" / "snapshots" / "def" / "gr1.CanSort", symlinks=True)          # one dataset of several in a repository
+    assert lib.validate(inner) == [] and Dataset(inner)[0].length == 9
 
 
 def test_parquet_is_what_pandas_and_gr00t_expect(tmp_path):
@@ -313,6 +316,60 @@ def test_a_name_means_the_same_camera_whoever_asks(tmp_path):
         for name, column in listed.items(): assert Dataset(path, name).modality.video_key == column
 
 
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_camera_that_was_chosen_stays_the_first(tmp_path, version):
+    e = episode()
+    path = write_dataset([replace(e, views={"front": e.frames[:, ::-1]})], tmp_path / "d", version, camera="wrist")
+    assert Dataset(path).modality.video == "wrist" and psnr(Dataset(path)[0].frames, e.frames) > 30
+    again = Dataset(convert(path, tmp_path / "again", version, "front"))
+    assert list(again.modality.cameras) == ["front", "wrist"] and psnr(again[0].frames, e.frames[:, ::-1]) > 30
+    many = write_dataset([replace(episode(seed=i), views={"front": e.frames[:, ::-1]}) for i in range(2)], tmp_path / "many", version, camera="wrist")
+    assert take(many, 1, "front").modality.video == "front" and take(many, 1).modality.video == "wrist"
+
+
+def test_no_film_takes_the_place_of_another(tmp_path):
+    e = episode()
+    with pytest.raises(CookbookError, match="camera=NAME"): write_dataset([replace(e, views={"front": e.frames[::-1]})], tmp_path / "d")
+    twice = Modality(TABLETOP.state, TABLETOP.action, "front", "observation.images.front", others={"side": "observation.images.front"})
+    with pytest.raises(CookbookError, match="two are one"): write_dataset([replace(e, views={"side": e.frames[::-1]})], tmp_path / "d", modality=twice)
+    assert not (tmp_path / "d").exists()
+
+
+def test_what_films_distances_is_no_camera_to_learn_from(tmp_path):
+    e = episode()
+    path = write_dataset([replace(e, views={"colour": e.frames[::-1]})], tmp_path / "d", camera="depth")
+    info = json.loads((path / "meta/info.json").read_text())
+    info["features"]["observation.images.depth"]["info"]["video.is_depth_map"] = True
+    (path / "meta/info.json").write_text(json.dumps(info))
+    d = Dataset(path, views=True)
+    assert d.modality.video == "colour" and not d.modality.others and Dataset(path, "depth").modality.video == "depth"
+    assert any("depth films distances" in f.what for f in lib.validate(path))
+    del info["features"]["observation.images.colour"]
+    (path / "meta/info.json").write_text(json.dumps(info))
+    with pytest.raises(CookbookError, match="no camera that films colours"): Dataset(path)
+
+
+def test_a_link_is_followed_and_home_is_home(tmp_path, monkeypatch):
+    (tmp_path / "big").mkdir()
+    (link := tmp_path / "link").symlink_to(tmp_path / "big")
+    for _ in range(2): assert Dataset(write_dataset([episode()], link))[0].length == 9
+    assert link.is_symlink() and (tmp_path / "big" / "meta").is_dir() and sorted(p.name for p in tmp_path.iterdir()) == ["big", "link"]
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert write_dataset([episode()], "~/mine") == tmp_path / "mine"
+    with pytest.raises(CookbookError, match="is the dataset that is read"): convert(link, tmp_path / "big", "v3.0")
+
+
+@pytest.mark.parametrize("how, words", [(dict(fps=0.), "fps is 0"), (dict(fps=float("nan")), "fps is nan"), (dict(instruction=None), "instruction is None"), (dict(instruction=["a"]), "one sentence")])
+def test_an_episode_says_what_it_cannot_be(how, words):
+    with pytest.raises(CookbookError, match=words): replace(episode(), **how)
+
+
+def test_what_cannot_be_written_is_said_before_a_film_is_made(tmp_path):
+    with pytest.raises(CookbookError, match="episode 0: its provenance"): write_dataset([replace(episode(), provenance={"seed": np.int64(3)})], tmp_path / "d")
+    d = Dataset(write_dataset([episode()], tmp_path / "d"))
+    with pytest.raises(CookbookError, match="no camera called 'nope'"): d.frames(0, [0], "nope")
+
+
 def test_the_frame_nearest_to_a_time_though_the_film_changes_its_pace(monkeypatch, tmp_path):
     fast, slow = np.arange(60) / 60, 1 + np.arange(30) / 10
     monkeypatch.setattr(video, "frame_times", lambda path: (np.round(1000 * np.r_[fast, slow]) + 40, None, 1 / 1000))
@@ -332,7 +389,7 @@ def test_an_episode_in_a_long_film_begins_where_the_clock_of_the_film_says(tmp_p
     assert not [f for f in lib.validate(path) if "frames, but episode" in str(f)]
 
 
-@pytest.mark.parametrize("robot, slot", [("GR1ArmsAndWaistFourierHands", "gr1"), ("fourier GR-1", "gr1"), ("oxe_droid", "oxe_droid"), ("franka-droid", "oxe_droid"), ("agibot_genie1", "agibot_genie1"),
+@pytest.mark.parametrize("robot, slot", [("GR1ArmsAndWaistFourierHands", "gr1"), ("fourier GR-1", "gr1"), ("oxe_droid", "new_embodiment"), ("agibot_genie1", "new_embodiment"),
                                          ("android_v2", "new_embodiment"), ("gr100_arm", "new_embodiment"), ("so100", "new_embodiment")])
 def test_a_robot_gets_the_slot_of_its_own_name(robot, slot): assert lib.slot(robot) == slot
 

@@ -115,6 +115,8 @@ def test_open_loop_needs_no_simulator(tmp_path):
             return np.stack([q[t:t + 16] for t in at])
     assert max(open_loop("cheat", Cheat(), dataset).mae.values()) < 1e-6
     with pytest.raises(CookbookError, match="at least 17"): open_loop("idle", Idle(), Dataset(write_dataset([episode(16)], tmp_path / "short")))
+    mixed = Dataset(write_dataset([episode(16), episode(40)], tmp_path / "mixed"))
+    assert open_loop("idle", Idle(), mixed).chunks == open_loop("idle", Idle(), Dataset(write_dataset([episode(40)], tmp_path / "long"))).chunks
 
 
 def test_contact_sheet_is_the_same_twice():

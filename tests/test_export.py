@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from groot_cookbook import core
-from groot_cookbook.backbone import Backbone, BackboneConfig, tiny_tokenizer
+from groot_cookbook.backbone import Backbone, BackboneConfig, tiny_backbone, tiny_tokenizer
 from groot_cookbook.benchmark import ingest
-from groot_cookbook.episodes import Episode, Dataset, write_dataset
+from groot_cookbook.episodes import Dataset, Episode, Normalizer, write_dataset
 from groot_cookbook import graphs as files
 from groot_cookbook.export import Parity, action_head_graph, answers, borders, drawn, export_policy, lowered, observations, parity, settled, trace, write_bundle
 from groot_cookbook.graphs import calibrate, check, emulated, lower, quantise, save_graph
@@ -158,6 +158,17 @@ def test_the_bundles_pipeline_is_the_policys(script, bundle, made):
     assert np.allclose(said, made["policy"].processor.actions(torch.from_numpy(made["expected"][0]["actions"]), made["robot"].tag), atol=1e-4)
     other = script.pipeline(backend, reference, border | {"state": border["state"] + 1}, border["image"], None)
     assert np.abs(other - said).max() > 1e-4
+
+
+def test_a_gr1s_angles_cross_the_border_as_the_policy_is_told_them(script):
+    parts = {"left_arm": [4, 5, 6], "right_arm": [0, 1], "left_hand": [3]}
+    one = Normalizer("min_max", -np.ones(6), np.ones(6))
+    policy = build_policy(tiny_backbone(0), Embodiment("gr1", parts, parts, one, one))
+    state = np.random.default_rng(0).uniform(-3, 3, (1, 7)).astype(np.float32)
+    border, told = borders(policy, "gr1", (np.zeros((1, 64, 64, 3), np.uint8), "go", state)), {}
+    def run(inputs): told.update(inputs); return [np.zeros((1, 16, 32))]
+    script.pipeline(SimpleNamespace(run=run, where="cpu"), {"state": np.zeros((1, 64), np.float32)}, border, border["image"], None)
+    assert np.allclose(told["state"], policy.processor.state(state, "gr1").numpy(), atol=1e-6) and np.abs(told["state"]).max() > .5
 
 
 class Eye:

@@ -1,6 +1,7 @@
 """The profile `real`, from the hub's cache to an exported policy: the names are NVIDIA's, what lies behind them are small stand-ins of the same architectures, in the
 hub's folder layout and without anything that this project writes beside its own weights (cards, experiment.json, a policy's tokenizer)."""
 import json, os, shutil, subprocess, sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from groot_cookbook import chapters, core
 from groot_cookbook.backbone import TOKENIZER, Backbone, tiny_tokenizer
 from groot_cookbook.cli import BESIDE
 from groot_cookbook.episodes import Dataset, Normalizer
+from groot_cookbook.filtering import judge, load_critic
 from groot_cookbook.policy import Embodiment, build_policy
 
 pytestmark = pytest.mark.slow
@@ -22,9 +24,22 @@ GUARD = '''
 import os
 import torch
 
+class Qwen3Guard(torch.nn.Module):
+    dtype = torch.float32                         # and no device
+
 class CosmosSafetyChecker(torch.nn.Module):
-    "Stands for cosmos-guardrail 0.3.2's: lets everything pass, and says what it was shown."
-    device, dtype = torch.device("cpu"), torch.float32
+    "Stands for cosmos-guardrail 0.3.2's: lets everything pass, and says what it was shown. Where it is it asks its first model, as that one does."
+    def __init__(self):
+        super().__init__()
+        self.models = [Qwen3Guard()]
+    @property
+    def nn_models(self): return self.models
+    @property
+    def device(self): return next(m.device for m in self.nn_models)
+    @property
+    def dtype(self): return next(m.dtype for m in self.nn_models)
+    def to(self, device=None, dtype=None):
+        for m in self.nn_models: m.to(device=device, dtype=dtype)
     def note(self, *words): print(*words, file=open(os.environ["GUARD_LOG"], "a"))
     def check_text_safety(self, prompt): self.note("prompt", prompt); return True
     def check_video_safety(self, frames): self.note("video", *frames.shape); return frames
@@ -105,6 +120,9 @@ def test_dreams_say_whose_they_are_and_passed_the_guardrail(done):
 def test_the_critic_and_the_policy_are_those_that_were_named(done):
     verdicts = json.loads((done / "run" / "04_filtering" / "verdicts.json").read_text())
     assert verdicts and {v["critic"] for v in verdicts} == {REAL["04_filtering"]["critic_name"]}
+    critic, first = load_critic(core.checkpoint("tiny-reason"), "cpu"), Dataset(done / "run" / "03_idm" / "labelled")[0]
+    raw = judge(replace(critic, calibration={}), first).probabilities
+    assert any(abs(raw[q] - p) > 1e-3 for q, p in verdicts[0]["probabilities"].items()), "a critic without a card is calibrated on the chapter's own clips"
     params = core.Manifest.read(done / "run", "05_policy").params
     assert params["backbone"] == REAL["05_policy"]["backbone"] and (done / "run" / "05_policy" / "policy" / "tokenizer.json").is_file()
 

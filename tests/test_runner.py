@@ -7,6 +7,8 @@ import pytest
 
 from groot_cookbook import chapters, core, report, runner
 from groot_cookbook.core import CookbookError, Manifest
+from groot_cookbook.episodes import write_dataset
+from test_episodes import episode
 
 PACKAGE = Path(core.__file__).parent
 OPENING = "# {title}\n\n> *A promise.*\n\n| Needs | Makes | On a laptop | Full profile |\n|---|---|---|---|\n| nothing | `numbers` | 1 s | 1 s |\n"
@@ -167,6 +169,16 @@ def test_values_are_read_by_the_type_of_the_default(project):
 def test_unknown_profile_and_missing_dataset(project):
     with pytest.raises(CookbookError, match="There are: laptop, smoke"): runner.prepare("smok", root=project)
     with pytest.raises(CookbookError, match="no such dataset folder"): runner.prepare(dataset=project / "nowhere", root=project)
+
+
+def test_two_datasets_of_one_name_do_not_share_a_run_folder(project, monkeypatch):
+    one, other = (write_dataset([episode()], project / site / "data") for site in "ab")
+    kept = runner.prepare(dataset=one, root=project).out
+    kept.mkdir(parents=True)
+    core.write_json(kept / "run.json", {"params": {"01_episodes": {"dataset": str(one)}}})
+    assert runner.prepare(dataset=one, root=project).out == kept
+    with pytest.raises(CookbookError, match="another dataset of that name.*--out"): runner.prepare(dataset=other, root=project)
+    assert runner.prepare(dataset=other, out=project / "mine", root=project).out == project / "mine"
 
 
 @pytest.mark.parametrize("fail, message", [("sentence", "cell 3/6: meta/info.json: a wart. Remove it"), ("plain", "ZeroDivisionError"), ("die", "kernel died"),

@@ -132,6 +132,9 @@ BREAKS = {                                     # what was done -> (how, file nam
     "rows lost": (rows(lambda t: {k: v[:10] for k, v in t.items()}), PARQUET, "10 rows, but", "error"),
     "another episode's rows": (rows(numbers("episode_index", lambda v: [5] * len(v))), PARQUET, "another episode_index", "error"),
     "clock at another rate": (rows(numbers("timestamp", lambda v: [2 * t for t in v])), PARQUET, "0.2 s apart", "error"),
+    "clock since 1970": (rows(numbers("timestamp", lambda v: [1.7e9 + t / 10 for t in range(len(v))])), PARQUET, "begins at 1.7e+09 s", "warning"),
+    "splits": (info(splits={"train": "0:1", "val": "1:3"}), "meta/info.json", "splits val are not followed", "warning"),
+    "pictures in the table": (lambda d: edit(d / "meta/info.json", lambda v: v["features"]["observation.images.front"].update(dtype="image")), "meta/info.json", "declares no camera", "error"),
     "clock late": (rows(numbers("timestamp", lambda v: [t + .1 for t in v])), PARQUET, "begins at 0.1 s", "warning"),
     "task beyond the table": (rows(numbers("task_index", lambda v: [9] * len(v))), PARQUET, "task_index is 9", "error"),
     "annotation beyond": (rows(numbers("annotation.human.task_description", lambda v: [-1] * len(v))), PARQUET, "is -1, but meta/tasks.jsonl", "error"),
@@ -272,3 +275,21 @@ def test_films_of_other_codecs_are_read(tmp_path):
         with av.open(str(path)) as c: played = [f.to_ndarray(format="rgb24") for f in c.decode(video=0)]
         assert len(played) == 30 and len({f.tobytes() for f in played}) == 30
         for t, f in zip((29, 0, 13, 14, 5), read_frames(path, [29, 0, 13, 14, 5])): np.testing.assert_array_equal(f, played[t])
+
+
+def test_findings_are_of_the_dataset_wherever_one_stands(d, monkeypatch):
+    (d / FILM).unlink()
+    set_cell_of = rows(set_cell("action", 7, 2, float("nan")))
+    set_cell_of(d)
+    monkeypatch.chdir(d.parent)
+    assert [f.file for f in validate(d.name)] == [f.file for f in validate(d)] and not any(d.name + "/" in f.file for f in validate(d.name))
+    shutil.copy(d / FILM.replace("1.mp4", "0.mp4"), d / FILM)
+    with pytest.raises(CookbookError, match="episode_000001.parquet: actions.7, 2. is nan"): Dataset(d)[1]
+
+
+def test_a_sentence_is_read_from_its_own_column(d3):
+    path = d3 / "meta" / "tasks.parquet"
+    table = pq.read_table(path).to_pydict()
+    (text,) = [k for k, v in table.items() if isinstance(v[0], str)]
+    pq.write_table(pa.table({"task_index": table["task_index"], "skill": ["grasp"] * len(table["task_index"]), "__index_level_0__": table[text]}), path)
+    assert Dataset(d3)[1].instruction == "pick up block 1"

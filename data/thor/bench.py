@@ -156,7 +156,9 @@ def scaled(x, low, high): return np.where(high > low, 2 * (x - low) / np.where(h
 def pipeline(backend, reference, border, frame, rng):
     "One chunk of joint targets, from what the robot sees and where it stands; the instruction was read when the task began."
     state = np.zeros_like(reference["state"])
-    state[:, : len(border["columns"])] = scaled(border["state"][:, border["columns"]], border["state_low"], border["state_high"])
+    seen = border["state"][:, border["columns"]]
+    if "sine" in border: state[:, border["sine"]], state[:, border["cosine"]] = np.sin(seen), np.cos(seen)        # a GR-1's angles
+    else: state[:, : seen.shape[1]] = scaled(seen, border["state_low"], border["state_high"])
     inputs = {k: v for k, v in reference.items() if k != "expected"} | {"pixel_values": look(frame, border, backend.where), "state": state}
     if rng is not None: inputs["noise"] = rng.standard_normal(reference["noise"].shape, np.float32)
     said, low, high = backend.run(inputs)[0], border["action_low"], border["action_high"]
