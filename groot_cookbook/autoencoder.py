@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .core import CookbookError, autocast, torchvision_ready, write_json
+from .core import CookbookError, autocast, seeded, torchvision_ready, write_json
 from .dreaming import psnr
 from .optimizer import Trainer, progress
 
@@ -75,10 +75,10 @@ def make_clips(folder: str | Path, n: int, workers: int = 2, far: float = .5) ->
 # %% ../nbs/train/90_tiny_vae.ipynb #c011
 def tiny_vae(base: int = 16, channels: tuple = (1, 2, 4), latent: int = 12, seed: int = 0) -> AutoencoderKLWan:
     "NVIDIA's video autoencoder, narrow: 4x smaller in time and in each direction of space."
-    torch.manual_seed(seed)
     halvings = [True] * (len(channels) - 1)
-    vae = AutoencoderKLWan(base_dim=base, z_dim=latent, dim_mult=list(channels), num_res_blocks=1, temperal_downsample=halvings,
-                           latents_mean=[0.] * latent, latents_std=[1.] * latent)
+    with seeded(seed):
+        vae = AutoencoderKLWan(base_dim=base, z_dim=latent, dim_mult=list(channels), num_res_blocks=1, temperal_downsample=halvings,
+                               latents_mean=[0.] * latent, latents_std=[1.] * latent)
     return channels_last(vae)
 
 

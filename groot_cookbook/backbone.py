@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor, nn
 
-from .core import CookbookError, local, plain_words, torchvision_ready, write_json
+from .core import CookbookError, local, plain_words, seeded, torchvision_ready, write_json
 
 torchvision_ready()
 from transformers import PreTrainedTokenizerFast, Qwen2Tokenizer, Qwen3Config, Qwen3ForCausalLM, SiglipVisionConfig, SiglipVisionModel
@@ -295,6 +295,4 @@ def tiny_backbone(seed: int = 0) -> Backbone:
                   vocab_size=len(tokenizer), max_position_embeddings=512, rope_theta=1e4, tie_word_embeddings=True),
         select_layer=3, image_token_index=tokenizer.convert_tokens_to_ids("<image>"), image_token="<image>", template="{images}{instruction}",
         view="{patches}", crop=1.0)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return Backbone(config, tokenizer)
+    with seeded(seed): return Backbone(config, tokenizer)

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import errno, functools, hashlib, importlib, inspect, json, multiprocessing, os, platform, re, shlex, shutil, sys, threading, time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
@@ -84,13 +84,18 @@ def only_own(folder: Path, kind: str, mark: str) -> Path:
     raise CookbookError(f"exists and is not {kind}", folder, f"Choose another folder: nothing but {kind} is ever replaced")
 
 
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    "A path to write to, which takes the place of `path` once all is there."
+    part = Path(path).with_name(f".{Path(path).name}.part")
+    yield part
+    os.replace(part, path)
+
+
 def write_json(path: str | Path, value, sort: bool = True) -> Path:   # sort: keys by the alphabet, else as they stand
     "Write `value` so that a reader sees the old file or the new one, never half of it."
-    path = Path(path)
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(value, indent=1, sort_keys=sort, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(part, path)
-    return path
+    with replacing(path) as part: part.write_text(json.dumps(value, indent=1, sort_keys=sort, ensure_ascii=False) + "\n", encoding="utf-8")
+    return Path(path)
 
 
 def made_by(run: str | Path, stage: str) -> str:
@@ -335,6 +340,15 @@ def has_bf16(device: str = "cpu") -> bool:
     if device.startswith("cuda"): return torch.cuda.is_bf16_supported(including_emulation=False)
     if device != "cpu" or sys.platform == "darwin" or not torch.backends.mkldnn.is_available(): return False       # Apple's processors have it, PyTorch's wheels for them do not use it
     return any(has for what, has in torch.cpu.get_capabilities().items() if what.endswith("bf16"))
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    "What torch draws in here comes from `seed`, and nobody else's draws are touched."
+    import torch
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
 
 
 def arithmetic(precision: str = "auto", device: str = "cpu") -> str:

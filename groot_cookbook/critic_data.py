@@ -4,7 +4,6 @@
 
 # %% ../nbs/train/92a_forgeries.ipynb #c003
 from __future__ import annotations
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from numpy.random import Generator, default_rng
 
-from .core import CookbookError
+from .core import CookbookError, replacing
 from .dreaming import Dreamer, dream
 from .idm import InverseDynamics, label
 from .measures import worth
@@ -288,14 +287,12 @@ def make_shards(folder: str | Path, make: Callable[[int], list[dict]], first: in
         path = folder / f"{start:06d}_{n}.npz"
         if path.exists(): continue
         clips = [c for seed in seeds("critic", n, start) for c in make(seed)]
-        part = path.with_suffix(".part.npz")
-        np.savez(part, **{k: np.array([c[k] for c in clips]) for k in clips[0]})          # type: ignore[arg-type]     # numpy's stub takes every keyword for its own
-        os.replace(part, path)
+        with replacing(path) as part, open(part, "wb") as f: np.savez(f, **{k: np.array([c[k] for c in clips]) for k in clips[0]})          # type: ignore[arg-type]     # numpy's stub takes every keyword for its own
 
 
 def read_shards(*folders: str | Path, known: dict | None = None) -> dict:
     "All shards of some folders as one table; `known` holds what was read before."
-    paths = [p for folder in folders for p in sorted(Path(folder).glob("*.npz")) if ".part" not in p.name]
+    paths = [p for folder in folders for p in sorted(Path(folder).glob("*.npz"))]
     if known is not None and known.get("files") == len(paths): return known
     if not paths: raise CookbookError("no clips", folders[0], "Make them first with make_shards")
     parts = [np.load(p) for p in paths]

@@ -18,7 +18,7 @@ from safetensors.numpy import save_file
 from skimage.metrics import structural_similarity
 
 from . import core
-from .core import CookbookError, best_device, card, checkpoint, revised, sha256, torchvision_ready
+from .core import CookbookError, best_device, card, checkpoint, replacing, revised, sha256, torchvision_ready
 from .episodes import Episode
 
 torchvision_ready()
@@ -283,10 +283,10 @@ def laid_aside(work: Path, asked: tuple, make: Callable[[], Dream]) -> Dream:
     path = work / f"{hashlib.sha256(repr(asked).encode()).hexdigest()[:16]}.safetensors"
     if path.is_file():
         with safe_open(path, "numpy") as f: return Dream(f.get_tensor("video"), f.get_tensor("seed_image"), **json.loads(f.metadata()["told"]))
-    made, part = make(), path.with_suffix(".part")
+    made, films = make(), ("video", "seed_image")
     work.mkdir(parents=True, exist_ok=True)
-    save_file({k: np.ascontiguousarray(getattr(made, k)) for k in ("video", "seed_image")}, part, {"told": json.dumps({k: v for k, v in vars(made).items() if k not in ("video", "seed_image")})})
-    part.replace(path)
+    told = json.dumps({k: v for k, v in vars(made).items() if k not in films})
+    with replacing(path) as part: save_file({k: np.ascontiguousarray(getattr(made, k)) for k in films}, part, {"told": told})
     return made
 
 

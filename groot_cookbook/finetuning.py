@@ -23,7 +23,7 @@ from tqdm import tqdm
 from . import optimizer
 from .action_head import ActionHead, flow_loss, flow_time
 from .backbone import Backbone, pixels
-from .core import CookbookError, arithmetic, autocast, best_device
+from .core import CookbookError, arithmetic, autocast, best_device, seeded
 from .episodes import AtRate, Dataset, RatioSampler
 from .flare import alignment_loss, effective_rank, make_target
 from .policy import GrootPolicy
@@ -201,8 +201,7 @@ def finetune(
     if r.tune_backbone and data.pictures is None: raise CookbookError("a backbone that learns has to see the pictures", "finetune", "Cache the data with pictures=True")
     sampler = RatioSampler([len(p) for p in parts], ratios, r.batch, r.seed)
     accelerator = Accelerator()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(r.seed)         # the projector's first weights
+    with seeded(r.seed):                  # the projector's first weights
         student = Student(copy.deepcopy(policy.action_head), r.flare_layer, r.target if r.flare else "", data.n_image_tokens, eyes=copy.deepcopy(policy.backbone) if r.tune_backbone else None).train()
     student = accelerator.prepare(student)
     bare = accelerator.unwrap_model(student)

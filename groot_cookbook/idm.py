@@ -17,7 +17,7 @@ from scipy.stats import spearmanr
 from torch import Tensor
 from tqdm import tqdm
 
-from .core import CookbookError, autocast
+from .core import CookbookError, autocast, seeded
 from .episodes import Episode, Normalizer
 from .idm_model import IDMConfig, InverseDynamics
 from .optimizer import State
@@ -138,8 +138,7 @@ def fit_idm(
     if not (small := [shrunk(e, config.image_size) for e in episodes if e.length > config.gap]): raise CookbookError(f"no episodes of more than {config.gap} frames", "idm", "Give at least two labelled clips")
     apart = small[::8] if len(small) > 1 else small
     pool = Pool.of([e for i, e in enumerate(small) if i % 8] or small, config)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         idm = InverseDynamics(replace(config)).to(memory_format=torch.channels_last)
     if start: idm.load_state_dict(start.state_dict())
     optimizer = torch.optim.AdamW(idm.parameters(), lr=lr, weight_decay=.01, betas=(.9, .99))

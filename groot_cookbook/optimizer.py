@@ -5,7 +5,7 @@
 # %% ../nbs/06a_optimizer.ipynb #c003
 from __future__ import annotations
 
-import hashlib, json, math, os, time
+import hashlib, json, math, time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from .core import CookbookError, has_bf16
+from .core import CookbookError, has_bf16, replacing
 
 # %% auto #0
 __all__ = ['OUTER', 'MEMORY', 'orthogonal', 'Muon', 'is_inner', 'optimizers', 'step', 'remember', 'recall', 'fingerprint',
@@ -132,9 +132,7 @@ class State:
         if not self.file: return
         tensors = {k: v.detach().cpu().contiguous() for k, v in (self.held | remember(self.optimizers, self.named)).items()}
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        part = self.file.with_name(f".{self.file.name}.part")
-        save_file(tensors, part, metadata={"note": json.dumps(note), "recipe": self.known})
-        os.replace(part, self.file)
+        with replacing(self.file) as part: save_file(tensors, part, metadata={"note": json.dumps(note), "recipe": self.known})
 
     def load(self, **note) -> dict[str, Any]:
         "Put everything back in place, and return the note that was saved; the one given where there is no file."

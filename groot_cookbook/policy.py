@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerFast
 
 from .action_head import ActionHead, ActionHeadConfig, flow_time
 from .backbone import Backbone, BackboneConfig, eagle_tokenizer, load_tokenizer, load_weights, paired, pixels, read_config, save_weights, tiny_backbone, tokens
-from .core import CookbookError, local, write_json
+from .core import CookbookError, local, seeded, write_json
 from .episodes import Dataset, Normalizer, slot
 
 _all_ = ["ActionHead", "ActionHeadConfig", "Backbone", "BackboneConfig", "flow_time", "tiny_backbone"]
@@ -323,8 +323,7 @@ def build_policy(
         vl_self_attention_cfg=dict(num_layers=1, num_attention_heads=max(1, dim // 32), attention_head_dim=min(32, dim), dropout=0.0,
                                    final_dropout=True, positional_embeddings=None))
     robots = {robot.tag: robot, "dreams": dreaming(robot)}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         policy = GrootPolicy(PolicyConfig(backbone.config, head), Processor(backbone.config, backbone.tokenizer, robots))
     policy.backbone.load_state_dict(backbone.state_dict())
     return policy.eval()

@@ -1,14 +1,14 @@
 """One self-contained page about a run: what each chapter made, its figures, numbers, seconds, memory and versions."""
 from __future__ import annotations
 
-import json, os
+import json
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
 from . import runner
 from .chapters import ROOT, Chapter, chapters
-from .core import CookbookError, Manifest
+from .core import CookbookError, Manifest, replacing
 
 CSS = """
 :root{color-scheme:light dark;--ink:#22313f;--soft:#5b6b78;--paper:#fbfbf9;--card:#fff;--line:#dde4e8;--accent:#b8324a}
@@ -111,9 +111,7 @@ def build(out: Path, root: Path = ROOT) -> Path:
             f"{sum(m.seconds for m in made):.0f} s in all; the largest process held {max((m.manifest.peak_mb for m in made if m.manifest), default=0)} MB.</p>", _overview(made)]
     page += [_section(m, {**about.get("params", {}).get(m.chapter.name, {}), **(m.manifest.params if m.manifest else {})}, out) for m in made]       # those that made it, whatever the last command said
     page.append(_versions(made))
-    part = out / ".report.html.part"
-    part.write_text("\n".join([*page, "</main></html>"]), encoding="utf-8")
-    os.replace(part, out / "report.html")
+    with replacing(out / "report.html") as part: part.write_text("\n".join([*page, "</main></html>"]), encoding="utf-8")
     return out / "report.html"
 
 

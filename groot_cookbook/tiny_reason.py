@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from numpy.random import default_rng
 
-from .core import autocast, torchvision_ready, write_json
+from .core import autocast, seeded, torchvision_ready, write_json
 torchvision_ready()
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor, Qwen2Tokenizer, Qwen2VLVideoProcessor
@@ -77,9 +77,7 @@ def build_tiny_reason(seed: int = 0, width: int = 128, layers: int = 4, vision_w
     config = Qwen2_5_VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=True, vocab_size=text["vocab_size"],
                               image_token_id=token["<|image_pad|>"], video_token_id=token["<|video_pad|>"],
                               vision_start_token_id=token["<|vision_start|>"], vision_end_token_id=token["<|vision_end|>"], **ends)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return Qwen2_5_VLForConditionalGeneration(config).eval(), processor
+    with seeded(seed): return Qwen2_5_VLForConditionalGeneration(config).eval(), processor
 
 # %% ../nbs/train/92_tiny_reason.ipynb #c013
 def _rope(x, cos, sin):
@@ -280,8 +278,7 @@ def train(clips: list[Path], folder: str | Path, how: Training = Training(), sta
     folder = Path(folder); folder.mkdir(parents=True, exist_ok=True)
     model, processor = build_tiny_reason(how.seed)
     if start: model = Qwen2_5_VLForConditionalGeneration.from_pretrained(start, dtype=torch.float32)
-    with torch.random.fork_rng():
-        torch.manual_seed(how.seed)
+    with seeded(how.seed):
         head = torch.nn.Linear(model.config.text_config.hidden_size, 2 * 16)
         watch = torch.nn.ModuleList(torch.nn.Sequential(torch.nn.LayerNorm(n := model.config.text_config.hidden_size), torch.nn.Linear(n, told)) for told in (2, 1))
     trainer = resume(Trainer(torch.nn.ModuleDict({"model": model, "patch_head": head, "patch_watch": watch}), folder / "state.safetensors", how.rate, recipe=asdict(how) | {"start": start and weights_sha(start), "clips": [c.parent.name for c in clips]}))

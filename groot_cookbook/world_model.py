@@ -3,7 +3,7 @@
 # %% ../nbs/train/91_tiny_cosmos.ipynb #c003
 from __future__ import annotations
 
-import hashlib, os
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .autoencoder import Clips, forget_where, to_latents, write_card
-from .core import autocast, checkpoint, torchvision_ready
+from .core import autocast, checkpoint, replacing, seeded, torchvision_ready
 from .dreaming import OwnWeightsChecker, prompt_tokens, weights_sha
 from .optimizer import Trainer, progress
 
@@ -29,12 +29,12 @@ __all__ = ['tiny_transformer', 'tiny_pipeline', 'cache_latents', 'prompt_length'
 # %% ../nbs/train/91_tiny_cosmos.ipynb #c009
 def tiny_transformer(vae: AutoencoderKLWan, text_width: int, width: int = 256, blocks: int = 6, seed: int = 0) -> CosmosTransformer3DModel:
     "Predict2.5's transformer, narrow: rotary positions, AdaLN-LoRA, projected text of all layers, condition and padding mask as channels."
-    torch.manual_seed(seed)
     z = vae.config.z_dim
-    model = CosmosTransformer3DModel(
-        in_channels=z + 1, out_channels=z, num_attention_heads=width // 64, attention_head_dim=64, num_layers=blocks, mlp_ratio=4.,
-        text_embed_dim=128, encoder_hidden_states_channels=128, use_crossattn_projection=True, crossattn_proj_in_channels=text_width,
-        adaln_lora_dim=32, max_size=(32, 64, 64), patch_size=(1, 2, 4), rope_scale=(1., 3., 3.), concat_padding_mask=True, extra_pos_embed_type=None)
+    with seeded(seed):
+        model = CosmosTransformer3DModel(
+            in_channels=z + 1, out_channels=z, num_attention_heads=width // 64, attention_head_dim=64, num_layers=blocks, mlp_ratio=4.,
+            text_embed_dim=128, encoder_hidden_states_channels=128, use_crossattn_projection=True, crossattn_proj_in_channels=text_width,
+            adaln_lora_dim=32, max_size=(32, 64, 64), patch_size=(1, 2, 4), rope_scale=(1., 3., 3.), concat_padding_mask=True, extra_pos_embed_type=None)
     for name, p in model.named_parameters():                     # every block starts as the identity
         if name.endswith("linear_2.weight") or name == "proj_out.weight": torch.nn.init.zeros_(p)
     return model
@@ -61,8 +61,7 @@ def cache_latents(vae: AutoencoderKLWan, clips: Clips, file: Path) -> Tensor: # 
     with autocast(): found = [to_latents(vae, f[None]) for f in clips.frames]
     latents = torch.cat([x.float().half() for x in found]).contiguous()
     file.parent.mkdir(parents=True, exist_ok=True)
-    save_file({"latents": latents}, part := file.with_suffix(".part"), metadata={"of": of.hexdigest()})
-    os.replace(part, file)
+    with replacing(file) as part: save_file({"latents": latents}, part, metadata={"of": of.hexdigest()})
     return latents
 
 

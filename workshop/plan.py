@@ -4,12 +4,12 @@ plan.yaml has what is taught; how long the machines need is read from data/resul
 """
 from __future__ import annotations
 
-import json, math, os, re
+import json, math, re
 from pathlib import Path
 
 import yaml
 
-from groot_cookbook.core import data_dir
+from groot_cookbook.core import data_dir, replacing
 
 HERE = Path(__file__).resolve().parent
 BEGIN, END = "<!-- made by plan.py -->\n", "<!-- end -->"
@@ -52,9 +52,7 @@ def render(path: Path = HERE / "README.md") -> None:
     "Write the plans, if anything in them has changed."
     text = path.read_text(encoding="utf-8")
     if (new := rendered(text)) == text: return
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(new, encoding="utf-8")
-    os.replace(part, path)
+    with replacing(path) as part: part.write_text(new, encoding="utf-8")
 
 
 if __name__ == "__main__": render()
