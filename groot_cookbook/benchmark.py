@@ -135,7 +135,7 @@ def ages(
     tick, found, arrivals, looked, done = 1e3 / hz, [], [], -replan, 0.0
     now, start = 0, None
     while start is None or now < start + ticks:
-        if now >= looked + replan and now * tick >= done:
+        if now >= looked + replan and now * tick >= done - 1e-9:
             looked, done = now, now * tick + latencies_ms[len(arrivals) % len(latencies_ms)]
             arrivals.append((done, now))
         playing = next((seen for ready, seen in reversed(arrivals) if ready <= now * tick + 1e-9), None)

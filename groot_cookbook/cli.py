@@ -142,7 +142,7 @@ def do_validate(args) -> int:
 
 
 def do_convert(args) -> int:
-    "Rewrite a dataset in another version of the format, all cameras with it."
+    "Rewrite a dataset in another version of the format, all cameras that film colours with it."
     from .episodes import Dataset, convert
     runner.check_dataset(args.path)
     if Path(args.out).expanduser().exists(): raise CookbookError("the folder exists already", args.out, "Choose another folder with --out")

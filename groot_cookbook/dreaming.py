@@ -148,12 +148,11 @@ def load_dreamer(
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as e:
         raise CookbookError(f"not a pipeline that can be loaded ({str(e).splitlines()[0]})", where,
                             "Give a folder with model_index.json, or a Cosmos checkpoint's name on the hub") from e
-    pipe.to(device)
-    for model in getattr(pipe.safety_checker, "nn_models", ()): model.device = torch.device(device)       # diffusers asks the guardrail where it is, and cosmos-guardrail 0.3.2 a model that does not know
-    dreamer = Dreamer(pipe, str(name), weights_sha(where), (card(where) if own else {}) | asked)
+    dreamer = Dreamer(pipe.to(device), str(name), weights_sha(where), (card(where) if own else {}) | asked)
     if "prompt" not in dreamer.takes or not {"image", "video"} & set(dreamer.takes):
         raise CookbookError(f"{type(pipe).__name__} does not dream from an image and a sentence", name, "Use a Video2World or Predict2.5 checkpoint")
     pipe.set_progress_bar_config(disable=True)
+    for model in getattr(pipe.safety_checker, "nn_models", ()): model.device = torch.device(device)       # diffusers asks the guardrail where it is, and cosmos-guardrail 0.3.2 a model that does not know
     pipe.safety_checker.check_video_safety = speak_up(pipe.safety_checker.check_video_safety, name)
     return dreamer
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from .core import CookbookError, INK, only_own, write_json
 from .layout import OWN_COLUMN, Layout, Modality, inside, matrix, optional, parse_modality, read_json, read_layout, read_rows, spoken, vector
-from .validation import Finding, sound, validate
+from .validation import Finding, check_dataset, validate
 from .video import frame_at, read_frames
 from .writing import MEASURES, TABLETOP, WRITERS, summarise
 
@@ -195,14 +195,15 @@ def choose(layout: Layout, camera: str | None = None) -> Modality:
     def filmed(key: str) -> bool: return bool(layout.entries) and key in (v := layout.entries[0].videos) and inside(layout.root, v[key][0]).is_file()
     file, info = optional(layout.root, "modality.json"), layout.root / "meta" / "info.json"
     states, actions = layout.width("observation.state"), layout.width("action")
+    if not layout.cameras: raise CookbookError("declares no camera", info, layout.to_film)
     coloured = [key for key in layout.cameras if key not in layout.depths]
-    usable = [key for key in coloured if filmed(key)] or coloured or ([camera] if camera in layout.depths else [])
-    if not usable: raise CookbookError("declares no camera" if not layout.cameras else "declares no camera that films colours", info, layout.to_film)
+    usable = [key for key in coloured if filmed(key)] or coloured or layout.cameras
     found = parse_modality(read_json(file), file) if file else Modality.whole(states, actions, "", usable[0])
     listed = {key: name for name, key in reversed(found.cameras.items()) if name}         # a column may have two names: the first is its own
     named = name_cameras(layout.cameras, listed)
     if camera: key = named.get(camera) or found.cameras.get(camera, camera)
     else: key = found.video_key if found.video_key in usable else usable[0]
+    if key in layout.depths and not camera: raise CookbookError(f"{key} films distances, and no camera films colours", info, f"Name it, if it is to be read as colours: camera={key!r}")
     if key not in layout.cameras: raise CookbookError(f"no camera called {camera!r}", info, f"Choose one of {', '.join(layout.cameras)}")
     name = {column: name for name, column in named.items()}
     return replace(found, video=name[key], video_key=key, others={name[k]: k for k in usable if k != key}).check(states, actions, file or info)
@@ -224,7 +225,8 @@ class Dataset(Sequence):
     def __getitem__(self, i: int) -> Episode:          # type: ignore[override]     # one at a time: a slice would be gigabytes
         state, actions, instruction = self.rows(i)
         views = {name: self.frames(i, range(len(state)), name) for name in self.modality.others} if self.views else {}
-        try: return Episode(self.frames(i, range(len(state))), state, actions, instruction, self.fps, self.layout.entries[i].provenance, views)
+        frames = self.frames(i, range(len(state)))
+        try: return Episode(frames, state, actions, instruction, self.fps, self.layout.entries[i].provenance, views)
         except CookbookError as e: raise CookbookError(e.what, self.path / self.layout.entries[i].data, e.do) from e
 
     def rows(self, i: int) -> tuple[np.ndarray, np.ndarray, str]:        # (T, S), (T, A), instruction
@@ -274,7 +276,7 @@ def statistics(dataset: Dataset) -> dict[str, dict[str, np.ndarray]]:
 
 # %% ../nbs/01_episodes.ipynb #c039
 def convert(path: str | Path, to: str | Path, version: str, camera: str | None = None, modality: Modality | None = None) -> Path:
-    "A dataset in another version of the format, all its cameras, one episode in memory at a time."
+    "A dataset in another version of the format, all its cameras that film colours, one episode in memory at a time."
     d = Dataset(path, camera, views=True)
     if Path(to).expanduser().resolve() == d.path.resolve(): raise CookbookError("is the dataset that is read", to, "Write the copy into another folder")
     return write_dataset(d, to, version, d.robot_type, modality=modality or d.modality, names=d.names)
@@ -351,7 +353,7 @@ class Part(Sequence):
 
 def take(path: str | Path, heldout: int, camera: str | None = None) -> Source:   # camera: short name or column; the first that has films
     "A LeRobot dataset in place of the workspace's demonstrations."
-    findings, d = sound(path), Dataset(path, camera)
+    findings, d = check_dataset(path), Dataset(path, camera)
     if len(d) < 2: raise CookbookError(f"{len(d)} episodes", path, "Record at least two: one to learn from, one to be measured on")
     n = len(d) - max(1, min(heldout, len(d) // 5))            # never more than a fifth, so that a profile's number fits a small dataset
     return Source("dataset", d.robot_type, d.modality, Part(d, range(n)), Part(d, range(n, len(d))), findings)

@@ -48,14 +48,14 @@ class Family:
     system: str
     closing: str     # after the question; nothing of thinking aloud: the first token is the answer
     fps: float       # frames a second it was trained on
-    patch: int       # side of the square that a token sees, px, in two frames at once
-    whole: bool      # whether its processor counts pixels over the clip, or over each frame
-    tokens: int = 8192   # of one clip, at most
+    least: int       # pixels: of a clip where its processor counts `whole` ones, else of each frame
+    most: int        # pixels of a clip
+    whole: bool
 
 
-FAMILIES = {  # by the model_type in the checkpoint's config.json
-    "qwen2_5_vl": Family("Cosmos-Reason1", SYSTEM, CLOSING, 4., 28, False),
-    "qwen3_vl": Family("Cosmos-Reason2", SYSTEM, CLOSING, 4., 32, True)}
+FAMILIES = {  # by the model_type in the checkpoint's config.json; pixels as in qwen-vl-utils with configs/vision_config.yaml of Reason1, and in scripts/inference_sample.py of Reason2
+    "qwen2_5_vl": Family("Cosmos-Reason1", SYSTEM, CLOSING, 4., 128 * 28**2, 2 * 8192 * 28**2, False),
+    "qwen3_vl": Family("Cosmos-Reason2", SYSTEM, CLOSING, 4., 256 * 32**2, 8192 * 32**2, True)}
 
 # %% ../nbs/04_filtering.ipynb #c012
 @dataclass
@@ -115,9 +115,9 @@ def asking(critic: Critic, frames: np.ndarray, fps: float, questions: list[str])
     seen = critic.watched(len(frames), fps)
     watched = torch.from_numpy(frames[seen]).permute(0, 3, 1, 2)
     meta = VideoMetadata(total_num_frames=len(frames), fps=fps, frames_indices=seen.tolist(), height=frames.shape[1], width=frames.shape[2])
-    square, most = critic.family.patch**2, 2 * critic.family.tokens * critic.family.patch**2
-    if not critic.family.whole: most = min(768 * square, most // len(seen))             # both families' own bounds, as qwen-vl-utils and transformers have them
-    size = {} if critic.processor.video_processor.num_frames else {"size": {"shortest_edge": 128 * square, "longest_edge": most}}
+    family = critic.family
+    most = family.most if family.whole else min(6 * family.least, family.most // len(seen))        # qwen-vl-utils: 128 to 768 tokens for a frame and the next
+    size = {} if critic.processor.video_processor.num_frames else {"size": {"shortest_edge": family.least, "longest_edge": most}}
     return critic.processor(text=[critic.prompt(q) for q in questions], videos=[watched] * len(questions), video_metadata=[meta] * len(questions),
                             do_sample_frames=False, padding=True, padding_side="left", return_tensors="pt", **size).to(critic.model.device)
 

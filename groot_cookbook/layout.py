@@ -351,7 +351,7 @@ def _entry(row: dict, info: dict, cameras: list[str], where: Path) -> Entry:
 # %% ../nbs/01b_layout.ipynb #c026
 def read_layout(path: str | Path) -> Layout:
     "Read a dataset's metadata, and none of its data."
-    root = Path(path)
+    root = Path(path).expanduser()
     info = read_info(root)
     cameras = [k for k, f in info["features"].items() if f.get("dtype") == "video"]
     if info["codebase_version"] == "v3.0":

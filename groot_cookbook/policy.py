@@ -157,8 +157,9 @@ def columns(raw, wanted: list[int], what: str) -> np.ndarray: # (..., D) -> (...
 def told_state(robot: Embodiment, raw) -> np.ndarray: # (..., S) in the robot's units -> (..., S')
     "What the model is told of the state: each number within its range, or, in a slot of ANGLES, of each part all sines and then all cosines (upstream's StateActionSinCosTransform)."
     if robot.tag not in ANGLES: return robot.state_range.normalize(columns(raw, robot.state_columns, "state"))
-    parts = [columns(raw, part, "state") for part in robot.state.values()]
-    return np.concatenate([told for angles in parts for told in (np.sin(angles), np.cos(angles))], -1)
+    told = [columns(raw, [], "state")]
+    for part in robot.state.values(): told += [np.sin(columns(raw, part, "state")), np.cos(columns(raw, part, "state"))]
+    return np.concatenate(told, -1)
 
 
 def pad(x: np.ndarray, to: int) -> Tensor: # (..., D) -> (..., to)

@@ -272,6 +272,6 @@ def check_dataset(path: str | Path) -> Path:
     "The absolute path of a dataset that can be read; its warts are named, its errors end here."
     path = Path(path).expanduser().resolve()
     if not path.is_dir(): raise CookbookError("no such dataset folder", path, "Give the folder that holds meta/, data/ and videos/")
-    from .validation import sound
-    for wart in sound(path): print(f"dataset, {wart}", file=sys.stderr)
+    from . import validation
+    for wart in validation.check_dataset(path): print(f"dataset, {wart}", file=sys.stderr)
     return path

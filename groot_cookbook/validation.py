@@ -22,7 +22,7 @@ from .writing import summarise
 __all__ = ['MOST', 'RESTORE', 'INFO', 'MEASURED', 'Finding', 'warning', 'check_counts', 'check_places', 'check_tasks',
            'check_modality', 'check_cameras', 'check_columns', 'absent_cameras', 'check_stats', 'check_rows',
            'check_clock', 'check_sentence', 'check_film', 'letterbox', 'check_episode', 'annotation', 'validate',
-           'sound']
+           'check_dataset']
 
 # %% ../nbs/01d_validation.ipynb #c008
 @dataclass(frozen=True)
@@ -124,9 +124,10 @@ def check_modality(layout: Layout) -> Iterator[Finding]:
 def check_cameras(layout: Layout, absent: list[str]) -> Iterator[Finding]:
     "Cameras that were promised and never filmed."
     if not layout.cameras: yield Finding(INFO, "declares no camera", layout.to_film)
-    for camera in layout.depths: yield warning(INFO, f"camera {camera} films distances, and is left out", "Nothing, where another films colours: models here look at RGB")
+    coloured = [camera for camera in layout.cameras if camera not in layout.depths]
+    for camera in layout.depths: yield Finding(INFO, f"camera {camera} films distances, and is left out", "Nothing: another films colours" if coloured else "Film in colours too: models here look at RGB", "warning" if coloured else "error")
     for camera in absent:
-        alone, named = len(absent) == len(layout.cameras), next((e.videos[camera][0] for e in layout.entries if camera in e.videos), "")
+        alone, named = {*absent} >= {*coloured}, next((e.videos[camera][0] for e in layout.entries if camera in e.videos), "")
         yield Finding(INFO, f"camera {camera} is declared, but has no files" + (f" (no {named})" if alone and named else ""), f"Restore its films, or correct what {layout.episode_table} says of them" if alone else "Remove it from features, or restore its films; the other camera is used",
                       "error" if alone else "warning")
 
@@ -297,7 +298,7 @@ def annotation(layout: Layout) -> str:
 
 def validate(path: str | Path) -> list[Finding]:
     "All that is wrong with a dataset, errors first. It never raises, whatever the folder holds."
-    root, rows, found = Path(path).absolute(), {}, []
+    root, rows, found = Path(path).expanduser().absolute(), {}, []
     checks: list[Iterable[Finding]]
     try:
         layout = read_layout(root)
@@ -331,7 +332,7 @@ def _grouped(found: list[Finding]) -> list[Finding]:
     return kept
 
 # %% ../nbs/01d_validation.ipynb #c025a
-def sound(path: str | Path) -> list[Finding]:
+def check_dataset(path: str | Path) -> list[Finding]:
     "The warts of a dataset that can be learned from; its first error as an error, where it cannot."
     findings = validate(path)
     if errors := [f for f in findings if f.severity == "error"]:

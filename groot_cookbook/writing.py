@@ -23,8 +23,8 @@ if TYPE_CHECKING: from groot_cookbook.episodes import Episode
 
 # %% auto #0
 __all__ = ['MEASURES', 'TABLETOP', 'DATA_MB', 'VIDEO_MB', 'FILES_PER_CHUNK', 'PANDAS_INDEX', 'WRITERS', 'summarise', 'Tally',
-           'columns_of', 'to_table', 'films_of', 'features_of', 'writable', 'write_modality', 'modality_of', 'Writer',
-           'write_lines', 'WriterV21', 'numbered', 'write_tables', 'WriterV30']
+           'columns_of', 'to_table', 'films_of', 'features_of', 'check_provenance', 'write_modality', 'modality_of',
+           'Writer', 'write_lines', 'WriterV21', 'numbered', 'write_tables', 'WriterV30']
 
 # %% ../nbs/01c_writing.ipynb #c008
 MEASURES = ("mean", "std", "min", "max", "q01", "q99")
@@ -108,7 +108,7 @@ def features_of(columns: dict[str, np.ndarray], films: dict[str, np.ndarray], mo
     return table | {key: film(*frames.shape[1:3]) for key, frames in films.items()}
 
 # %% ../nbs/01c_writing.ipynb #c012a
-def writable(provenance: dict, where: str) -> None:
+def check_provenance(provenance: dict, where: str) -> None:
     "An error before a film is made of an episode that could not be listed."
     try: json.dumps(provenance)
     except (TypeError, ValueError) as e: raise CookbookError(f"its provenance cannot be written ({e})", where, "Keep to text, numbers and lists of them, as JSON does") from e
@@ -150,7 +150,7 @@ class Writer:
     def add(self, e: Episode) -> None:
         "Check that an episode is of the dataset's kind, count it, write it."
         where, index = f"episode {len(self.rows)}", len(self.rows)
-        writable(e.provenance, where)
+        check_provenance(e.provenance, where)
         shape = (e.frames.shape[1:], e.state.shape[1], e.actions.shape[1], e.fps, {name: v.shape[1:] for name, v in e.views.items()})
         if not self.rows: self.begin(e, shape)
         if shape != self.shape: raise CookbookError(f"image, state, action, fps and other cameras are {shape}, those of the first were {self.shape}", where, "Write episodes of one kind to one dataset")

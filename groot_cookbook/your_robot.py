@@ -13,10 +13,10 @@ from itertools import groupby
 from types import SimpleNamespace
 
 from .core import CookbookError
-from .episodes import Dataset, Finding, Modality
+from .episodes import Dataset, Finding, Modality, slot
 from .idm import IDMConfig, configure
 from .layout import OWN_COLUMN
-from .policy import ANGLES, PolicyConfig
+from .policy import ANGLES, PARTS, PolicyConfig
 from .validation import warning
 
 # %% auto #0
@@ -88,8 +88,9 @@ class Proposal:
     @property
     def sensed(self) -> list[str]:
         "The parts of the state that a policy reads: all, or those that it drives where it cannot drive all."
-        state, action = self.modality.state, self.modality.action
-        return list(state) if len(self.driven) == len(action) else [n for n in state if n in self.driven] or list(state)
+        state, known = self.modality.state, [n for n in self.driven if n in self.modality.state]
+        if len(self.driven) < len(self.modality.action): return known or list(state)
+        return list(dict.fromkeys([*known, *state])) if len(known) == len(self.driven) else list(state)        # in one order, where they go by the same names
 
     def __repr__(self) -> str:
         lines = [f"{part} (said by {who}): " + ", ".join(f"{name} {s.start}:{s.stop}" for name, s in getattr(self.modality, part).items()) for part, who in self.said_by.items()]
@@ -105,13 +106,14 @@ def propose(dataset: Dataset, parts: str = "", table: bool = True) -> Proposal: 
         found[part], said_by[part] = (told[part], "you") if told[part] else (given, "modality.json") if given else cut(column, dataset, moves)
     widths = {part: dataset.layout.width(column) for part, column in OWN_COLUMN.items()}
     modality = replace(dataset.modality, state=found["state"], action=found["action"]).check(widths["state"], widths["action"], "parts" if parts else dataset.path / "meta" / "info.json")
-    driven = choose_driven(modality)
-    return Proposal(modality, said_by, driven, list(doubts(dataset, modality, said_by, moves, driven)))
+    proposal = Proposal(modality, said_by, choose_driven(modality, slot(dataset.robot_type)), [])
+    return replace(proposal, findings=list(doubts(dataset, proposal, moves)))
 
 # %% ../nbs/20_your_robot.ipynb #y026
-def choose_driven(modality: Modality) -> list[str]:
-    "The parts that fit into the policy's action vector: all, or arms and hands as far as they fit."
+def choose_driven(modality: Modality, tag: str) -> list[str]:   # tag: the robot's embodiment slot by name
+    "The parts that fit into the policy's action vector: those that the slot has learned, in its order, else all, or arms and hands as far as they fit."
     size = {name: s.stop - s.start for name, s in modality.action.items()}
+    if {*(learned := PARTS.get(tag, ()))} & {*size} == {*learned} != set(): return list(learned)
     most, driven = PolicyConfig().action_head.action_dim, []
     if sum(size.values()) <= most: return list(size)
     wanted = [n for n in size if re.search(r"(arm|hand|gripper|tip|body)(_\d+)?$", n)] or list(size)
@@ -120,8 +122,9 @@ def choose_driven(modality: Modality) -> list[str]:
     return driven
 
 
-def doubts(dataset: Dataset, modality: Modality, said_by: dict[str, str], moves: IDMConfig, driven: list[str]) -> Iterator[Finding]:
+def doubts(dataset: Dataset, proposal: Proposal, moves: IDMConfig) -> Iterator[Finding]:
     "What speaks against a proposal."
+    modality, said_by, driven = proposal.modality, proposal.said_by, proposal.driven
     file, say, head = "meta/modality.json", 'Say it with parts="NAME=FIRST:END,..."', PolicyConfig().action_head
     def span(numbers): return ", ".join(map(str, numbers[:6])) + (f" and {len(numbers) - 6} more" if len(numbers) > 6 else "")
     for part, column in OWN_COLUMN.items():
@@ -138,8 +141,9 @@ def doubts(dataset: Dataset, modality: Modality, said_by: dict[str, str], moves:
     if odd := [i for i in moves.binary if i not in inside]: yield warning(file, f"action {span(odd)} take two values only, but are in no gripper or hand", say)
     if left := [name for name in modality.action if name not in driven]:
         yield warning(file, f"of {moves.action_dim} numbers a policy takes {head.action_dim}: {', '.join(left)} are left out", "Choose other parts in the data configuration if these are not the ones")
-    if dataset.layout.width("observation.state") > head.max_state_dim: yield warning(file, f"more than {head.max_state_dim} numbers of state", "Leave parts out of the data configuration")
-    carried = {*OWN_COLUMN.values(), *dataset.layout.cameras, "timestamp", "frame_index", "episode_index", "index", "task_index"}
+    told = sum(s.stop - s.start for s in (modality.state[n] for n in proposal.sensed)) * (2 if slot(dataset.robot_type) in ANGLES else 1)      # sines and cosines
+    if told > head.max_state_dim: yield warning(file, f"{told} numbers of state, and a policy takes {head.max_state_dim}", "Leave parts out of the data configuration")
+    carried = {*OWN_COLUMN.values(), *({*dataset.layout.cameras} - {*dataset.layout.depths}), "timestamp", "frame_index", "episode_index", "index", "task_index"}
     more = [c for c in dataset.layout.features if c not in carried and not c.startswith(("annotation.", "next."))]
     if more: yield warning("meta/info.json", f"columns {', '.join(more[:4])} are not carried over", "Put what a policy should know into observation.state")
 

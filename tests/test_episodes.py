@@ -346,7 +346,8 @@ def test_what_films_distances_is_no_camera_to_learn_from(tmp_path):
     assert any("depth films distances" in f.what for f in lib.validate(path))
     del info["features"]["observation.images.colour"]
     (path / "meta/info.json").write_text(json.dumps(info))
-    with pytest.raises(CookbookError, match="no camera that films colours"): Dataset(path)
+    with pytest.raises(CookbookError, match="no camera films colours"): Dataset(path)
+    assert any(f.severity == "error" and "depth films distances" in f.what for f in lib.validate(path)) and Dataset(path, "depth").modality.video == "depth"
 
 
 def test_a_link_is_followed_and_home_is_home(tmp_path, monkeypatch):
@@ -355,7 +356,7 @@ def test_a_link_is_followed_and_home_is_home(tmp_path, monkeypatch):
     for _ in range(2): assert Dataset(write_dataset([episode()], link))[0].length == 9
     assert link.is_symlink() and (tmp_path / "big" / "meta").is_dir() and sorted(p.name for p in tmp_path.iterdir()) == ["big", "link"]
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert write_dataset([episode()], "~/mine") == tmp_path / "mine"
+    assert write_dataset([episode()], "~/mine") == tmp_path / "mine" and len(Dataset("~/mine")) == 1 and lib.validate("~/mine") == []
     with pytest.raises(CookbookError, match="is the dataset that is read"): convert(link, tmp_path / "big", "v3.0")
 
 

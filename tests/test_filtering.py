@@ -175,25 +175,26 @@ def test_reason2_is_asked_through_the_same_code(tmp_path, film, given, monkeypat
     seen, ask = [], type(reason2.processor).__call__
     monkeypatch.setattr(type(reason2.processor), "__call__", lambda self, **how: seen.append(ask(self, **how)) or seen[-1])
     frames = len(reason2.watched(len(film.frames), 10.))
-    log_odds(replace(reason2, family=replace(reason2.family, tokens=frames // 2)), film.frames, 10., ["Is it real?"])
+    log_odds(replace(reason2, family=replace(reason2.family, most=frames * 32 * 32)), film.frames, 10., ["Is it real?"])
     assert seen[0]["video_grid_thw"].tolist() == [[frames // 2, 4, 4]], "the most pixels are those of the clip: 32 x 32 of each frame, in patches of 8"
 
 
 class Looks:
-    "A published Reason1's processor, of which the half that looks is real."
-    def __init__(self):
-        from transformers import Qwen2VLVideoProcessor
-        self.video_processor, (_, tiny) = Qwen2VLVideoProcessor(), tiny_reason.build_tiny_reason(0)
+    "A published critic's processor, of which the half that looks is real."
+    def __init__(self, looks):
+        self.video_processor, (_, tiny) = looks, tiny_reason.build_tiny_reason(0)
         self.tokenizer, self.apply_chat_template = tiny.tokenizer, tiny.apply_chat_template
     def __call__(self, videos, size, **how): return self.video_processor(videos, size=size, do_sample_frames=False, return_tensors="pt")
 
 
-@pytest.mark.parametrize("clip, side", [((28, 64, 64), 336), ((93, 944, 944), 728)], ids=("small", "a dream"))
-def test_reason1_is_shown_as_many_pixels_as_upstream_shows_it(clip, side):
-    "qwen-vl-utils: at least 128 tokens for two frames, at most 8,192 for the clip, each of 28 x 28 pixels in four patches."
-    critic = Critic(SimpleNamespace(device="cpu"), Looks(), filtering.FAMILIES["qwen2_5_vl"], "published")
+@pytest.mark.parametrize("kind, clip, shown", [("qwen2_5_vl", (28, 64, 64), (336, 336)), ("qwen2_5_vl", (93, 944, 944), (728, 728)), ("qwen3_vl", (93, 704, 1280), (416, 768))])
+def test_a_published_critic_is_shown_as_many_pixels_as_upstream_shows_it(kind, clip, shown):
+    "Reason1 by qwen-vl-utils: from 128 tokens for two frames to 8,192 for the clip. Reason2 by its own inference_sample.py: at most 8,192 x 32 x 32 pixels in all frames together."
+    from transformers import Qwen2VLVideoProcessor, Qwen3VLVideoProcessor
+    looks = (Qwen2VLVideoProcessor if kind == "qwen2_5_vl" else Qwen3VLVideoProcessor)()
+    critic = Critic(SimpleNamespace(device="cpu"), Looks(looks), filtering.FAMILIES[kind], "published")
     seen = filtering.asking(critic, np.zeros((*clip, 3), np.uint8), 16., ["Is it real?"])
-    assert seen["video_grid_thw"].tolist() == [[len(critic.watched(clip[0], 16.)) // 2, side // 14, side // 14]]
+    assert seen["video_grid_thw"].tolist() == [[len(critic.watched(clip[0], 16.)) // 2, *(side // looks.patch_size for side in shown)]]
 
 
 def test_packed_training_pass_equals_the_library(critic, film):

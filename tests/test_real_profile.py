@@ -120,7 +120,7 @@ def test_dreams_say_whose_they_are_and_passed_the_guardrail(done):
 def test_the_critic_and_the_policy_are_those_that_were_named(done):
     verdicts = json.loads((done / "run" / "04_filtering" / "verdicts.json").read_text())
     assert verdicts and {v["critic"] for v in verdicts} == {REAL["04_filtering"]["critic_name"]}
-    critic, first = load_critic(core.checkpoint("tiny-reason"), "cpu"), Dataset(done / "run" / "03_idm" / "labelled")[0]
+    critic, first = load_critic(core.checkpoint("tiny-reason"), "cpu"), Dataset(done / "run" / "02_dreaming" / "dreams")[0]
     raw = judge(replace(critic, calibration={}), first).probabilities
     assert any(abs(raw[q] - p) > 1e-3 for q, p in verdicts[0]["probabilities"].items()), "a critic without a card is calibrated on the chapter's own clips"
     params = core.Manifest.read(done / "run", "05_policy").params

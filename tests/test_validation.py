@@ -285,6 +285,8 @@ def test_findings_are_of_the_dataset_wherever_one_stands(d, monkeypatch):
     assert [f.file for f in validate(d.name)] == [f.file for f in validate(d)] and not any(d.name + "/" in f.file for f in validate(d.name))
     shutil.copy(d / FILM.replace("1.mp4", "0.mp4"), d / FILM)
     with pytest.raises(CookbookError, match="episode_000001.parquet: actions.7, 2. is nan"): Dataset(d)[1]
+    (d / FILM.replace("1.mp4", "0.mp4")).unlink()
+    with pytest.raises(CookbookError, match="episode_000000.mp4"): Dataset(d)[0]
 
 
 def test_a_sentence_is_read_from_its_own_column(d3):

@@ -87,7 +87,7 @@ def test_a_gripper_that_never_moves_is_doubted(tmp_path):
 
 def test_what_does_not_fit_is_left_out_and_said(tmp_path):
     wide = Modality({"all": slice(0, 40)}, {"leg": slice(0, 12), "left_arm": slice(12, 26), "left_hand": slice(26, 32), "right_arm": slice(32, 40)})
-    assert choose_driven(wide) == ["left_arm", "left_hand", "right_arm"]
+    assert choose_driven(wide, "new_embodiment") == ["left_arm", "left_hand", "right_arm"]
     p = propose(brought(tmp_path / "d", waves(40), modality=wide))
     assert any("40 numbers a policy takes 32: leg are left out" in w for w in whats(p))
 
@@ -121,6 +121,10 @@ def test_a_gr1_keeps_its_sines_and_cosines(tmp_path):
     p = propose(brought(tmp_path / "d", waves(3), ["joint_0", "joint_1", "gripper"]))
     assert "StateActionSinCosTransform(apply_to=self.state_keys)" in data_config(p, "gr1") and "SinCos" not in data_config(p, "new_embodiment")
     ast.parse(data_config(p, "gr1"))
+    parts = {"left_arm": slice(0, 7), "left_hand": slice(7, 13), "right_arm": slice(13, 20), "right_hand": slice(20, 26), "waist": slice(26, 29)}
+    learned = ["left_arm", "right_arm", "left_hand", "right_hand"]                            # in this order, whatever the table's is
+    assert choose_driven(Modality(parts, parts), "gr1") == learned != choose_driven(Modality(parts, parts), "new_embodiment")
+    assert type(p)(Modality(parts, parts), p.said_by, learned, []).sensed == learned
     assert "--embodiment-tag gr1" in how_to_train("gr1") and "--policy.embodiment_tag=new_embodiment" in how_to_train("gr1")
 
 
