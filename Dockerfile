@@ -1,7 +1,8 @@
 # The book with everything it needs, in the versions of constraints.txt.
 #   docker build -t groot-cookbook .                                  CPU
 #   docker build -t groot-cookbook --build-arg TORCH_INDEX=URL .      PyTorch's index of a CUDA build, for docker run --gpus all
-#   docker run --rm -p 8888:8888 groot-cookbook                       the chapters, at the address it prints
+#   docker run --rm -p 8888:8888 groot-cookbook                       the chapters, at the address it prints; what you make in them is gone when it stops,
+#                                                                     unless --rm is left out and the container given a --name
 # Not built yet where this was written: see workshop/README.md.
 FROM python:3.11-slim-bookworm
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu

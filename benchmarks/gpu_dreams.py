@@ -2,7 +2,7 @@
 
 Each way dreams the same film in the same run, from the same noise, prompt embeddings given (so the text encoder is no part of it), few steps; every step costs the same.
     stock               Cosmos2_5_PredictBasePipeline as it comes, bfloat16
-    cuDNN attention     the same, its attention by cuDNN
+    cuDNN attention     the same, its attention by cuDNN first (where PyTorch takes cuDNN first of itself, as newer ones do on Hopper, this is stock again)
     compiled            that, its blocks compiled
     FP8                 that, its blocks' linear layers in FP8 (`inference.Linear8`, a scale for each row)
     half guided         that, with guidance in the first half of the steps only

@@ -11,6 +11,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                        'groot_cookbook/action_head.py'),
                                             'groot_cookbook.action_head.ActionHead.__init__': ( 'action_head.html#actionhead.__init__',
                                                                                                 'groot_cookbook/action_head.py'),
+                                            'groot_cookbook.action_head.ActionHead.adapted': ( 'action_head.html#actionhead.adapted',
+                                                                                               'groot_cookbook/action_head.py'),
                                             'groot_cookbook.action_head.ActionHead.forward': ( 'action_head.html#actionhead.forward',
                                                                                                'groot_cookbook/action_head.py'),
                                             'groot_cookbook.action_head.ActionHead.look': ( 'action_head.html#actionhead.look',

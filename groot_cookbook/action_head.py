@@ -272,11 +272,11 @@ class ActionHead(nn.Module):
     def masks(self, mask: Tensor | None, images: Tensor | None = None) -> list[Tensor | None]: # (B, L) twice -> one (B, L) a block
         return take_turns(self.config, mask, images) if self.config.use_alternate_vl_dit else [self.mask(mask)] * len(self.model.transformer_blocks)
 
-    def look(self, features: Tensor, mask: Tensor | None = None) -> list: # (B, L, D) of the backbone, (B, L)
-        "Adapter, then the cross-attention keys and values of every block: once per chunk."
+    def adapted(self, features: Tensor, mask: Tensor | None = None) -> Tensor: # (B, L, D) of the backbone, (B, L) -> (B, L, D)
         context = self.vlln(features)
-        if self.vl_self_attention is not None: context = self.vl_self_attention(context, self.mask(mask))
-        return self.model.keys_values(context)
+        return context if self.vl_self_attention is None else self.vl_self_attention(context, self.mask(mask))
+
+    def look(self, features: Tensor, mask: Tensor | None = None) -> list: return self.model.keys_values(self.adapted(features, mask)) # (B, L, D), (B, L) -> cross-attention keys and values of every block, once per chunk
 
     def velocity(self, keys_values: list, mask: Tensor | None, state: Tensor, actions: Tensor, t: Tensor, robot: Tensor,
                  modulations: list | None = None, layer: int = -1, images: Tensor | None = None) -> tuple[Tensor, Tensor | None]:

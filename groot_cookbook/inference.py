@@ -218,6 +218,7 @@ class Chunk(nn.Module):
         self.register_buffer("future", torch.zeros(0, width) if head.future_tokens is None else head.future_tokens.weight.detach().clone(), persistent=False)
         self.times = [{name: value.to(precision) for name, value in at.items()} for at in timetable(head, times)]
         lowered(self.to(self.times[0]["code"].device), precision)
+        self.requires_grad_(False)
 
     @property
     def stages(self) -> tuple[nn.Module, ...]: return self.sight, self.reading, self.looking, self.acting  # each compiled on its own
@@ -243,7 +244,7 @@ LARGEST = torch.finfo(FP8).max
 
 
 class Linear8(nn.Module):
-    "A linear layer in FP8, added up in float32: one scale for all inputs where calibrating saw how `largest` they are, else one for each row, found anew."
+    "A linear layer in FP8: one scale for all inputs where calibrating saw how `largest` they are, else one for each row, found anew."
     def __init__(self, layer: nn.Linear, largest: Tensor | None = None): # () of the inputs' absolute values
         super().__init__()
         weight, self.settled = layer.weight.detach().float(), largest is not None
@@ -257,7 +258,7 @@ class Linear8(nn.Module):
         flat = x.flatten(0, -2)
         scale = self.input_scale if self.settled else (flat.abs().amax(1, keepdim=True).float() / LARGEST).clamp(min=1e-12)
         flat8 = (flat.float() / scale).clamp(-LARGEST, LARGEST).to(FP8)
-        if x.is_cuda:                                        # its kernels add a bias in bf16 and to nothing else
+        if x.is_cuda:                                        # its kernels add up fast rather than in full float32 (measure the cosine on the board at hand), and a bias in bf16 and to nothing else
             bias = None if self.bias is None else self.bias.to(torch.bfloat16)
             out = torch._scaled_mm(flat8, self.weight8.t(), scale, self.weight_scale, bias=bias, out_dtype=torch.bfloat16, use_fast_accum=True).to(x.dtype)
         else:                                                # the same numbers; some processors have no product of eight bits, and torch's stand-in for it is a thousand times slower

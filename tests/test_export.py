@@ -235,6 +235,7 @@ def test_bench_fails_where_the_answer_is_wrong(bundle, tmp_path):
 
 
 def test_bench_without_graphs_says_what_to_do(bundle):
+    assert bench(bundle, "--part", "policy", "--warmup", "0", "--out", os.devnull).returncode == 0
     done = bench(bundle, "--part", "nothing")
     assert done.returncode == 1 and "build.sh" in done.stderr
 
@@ -264,6 +265,9 @@ def layer(name, formats, tactic=""):
     ("bf16", [layer("a", ["BFloat16"]), layer("b", ["Float"], "sm110_xmma_gemm_bf16bf16")], False),
     ("bf16", [layer("a", ["Row major linear FP32"], "sm80_xmma_gemm_tf32f32")], True),
     ("nvfp4", [layer("a", ["FP4E2M1", "FP8"])], False),
+    ("fp8", [layer("a", ["FP8", "FP8"], "sm80_xmma_gemm_f32f32_tf32f32_f32_nn_n_tilesize128x128")], True),                # fed in eight bits, multiplied in none
+    ("bf16", [layer("a", ["BFloat16"], "sm80_xmma_gemm_f32f32_f32f32_f32_nn_n")], True),
+    ("bf16", [*[{**layer("Reformatting CopyNode for Input Tensor 0 to /blocks.0/MatMul", ["BFloat16"]), "LayerType": "Reformat"}] * 5, *[layer("gemm", ["Float"])] * 4], True),
     ("fp8", [], True)])
 def test_a_silent_fallback_is_seen(script, precision, layers, fell): assert script.fallback({"Layers": layers}, precision)["fallback"] is fell
 

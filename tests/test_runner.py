@@ -11,7 +11,7 @@ from groot_cookbook.episodes import write_dataset
 from test_episodes import episode
 
 PACKAGE = Path(core.__file__).parent
-OPENING = "# {title}\n\n> *A promise.*\n\n| Needs | Makes | On a laptop | Full profile |\n|---|---|---|---|\n| nothing | `numbers` | 1 s | 1 s |\n"
+OPENING = "# {title}\n\n> *A promise.*\n\n| Needs | Makes | On a laptop | At full size |\n|---|---|---|---|\n| nothing | `numbers` | 1 s | 1 s |\n"
 FIRST = [("parameters", 'run = "runs/smoke"  # run folder\nseed = 0  # of the numbers\nrate = 0.5  # a float\nname = ""  # a folder\nfail = ""  # how to fail\npause = 0.0  # seconds'),
          ("", "import os, time, random\nfrom pathlib import Path\nfrom groot_cookbook import core\nrun = core.run_folder(run)"),
          ("", "if fail == 'sentence': raise core.CookbookError('a wart', 'meta/info.json', 'Remove it')\nif fail == 'plain': 1 / 0\nif fail == 'die': os._exit(9)\ntime.sleep(pause)"),

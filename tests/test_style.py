@@ -70,7 +70,7 @@ def test_opening(path):
     opening = cells(path)[0].source
     chapter = chapters.Chapter(path)
     assert opening.startswith("# ") and chapter.promise, "a chapter opens with a title and a one-line promise as a quote"
-    assert re.search(r"\| *Needs *\| *Makes *\| *(Time on|On) a laptop *\| *Full profile *\|", opening), "the opening has the table Needs / Makes / On a laptop / Full profile"
+    assert re.search(r"\| *Needs *\| *Makes *\| *On a laptop *\| *At full size *\|", opening), "the opening has the table Needs / Makes / On a laptop / At full size"
     assert re.search(r"strip\(\d+\)", "".join(c.source for c in code(path)[:3])), "the pipeline strip stands on top"
 
 

@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 
 FORM = "groot_cookbook bench 1"
-KINDS = {"FP4": r"fp4|e2m1", "FP8": r"fp8|e4m3", "BF16": r"bf16|bfloat", "FP16": r"fp16|half|\bf16", "INT8": r"int8|\bi8",
-         "FP32": r"fp32|float|\bf32|tf32"}
+KINDS = {"FP4": r"fp4|e2m1", "FP8": r"fp8|e4m3", "BF16": r"bf16|bfloat", "FP16": r"fp16|half|(?<![a-z0-9])f16", "INT8": r"int8|(?<![a-z0-9])i8",
+         "FP32": r"fp32|float|(?<![a-z0-9])f32|tf32"}
 WANTED = {"nvfp4": "FP4", "fp8": "FP8", "bf16": "BF16", "fp32": "FP32"}
 COSINE = {"nvfp4": 0.99, "fp8": 0.99, "bf16": 0.999, "fp32": 0.99999}
 
@@ -38,9 +38,9 @@ def product_layers(report):
         if not isinstance(layer, dict): raise SystemExit("the engine holds layer names only: build it with --profilingVerbosity=detailed")
         what = " ".join(str(layer.get(k, "")) for k in ("LayerType", "ParameterType", "TacticName", "Name"))
         if not re.search(r"gemm|matmul|matrix_?multiply|fully_?connected|_mha|fmha", what, re.I): continue
-        inputs = [kind(i.get("Format/Datatype", "")) for i in layer.get("Inputs", []) if isinstance(i, dict)]
-        seen = [k for k in [*inputs, kind(layer.get("TacticName", ""))] if k]
-        found.append((layer.get("Name", "?"), min(seen, key=list(KINDS).index) if seen else "?"))
+        if re.search(r"reformat|no_?op|constant|shuffle", f"{layer.get('LayerType', '')} {layer.get('Name', '')}".split("/")[0], re.I): continue      # on its way to a product, and named after it
+        inputs = [k for i in layer.get("Inputs", []) if isinstance(i, dict) and (k := kind(i.get("Format/Datatype", "")))]
+        found.append((layer.get("Name", "?"), kind(layer.get("TacticName", "")) or min(inputs, key=list(KINDS).index, default="?")))      # what multiplies says it best
     return found
 
 
@@ -129,9 +129,9 @@ def judged(backend, part, precision, got, expected, asked):
 
 def measure(backend, part, precision, reference, n, warmup, asked=None):
     inputs = {k: v for k, v in reference.items() if k != "expected"}
-    for _ in range(warmup): output, *_ = backend.run(inputs)
-    times = [backend.run(inputs)[1:] for _ in range(n)]
-    row = judged(backend, part, precision, output, reference["expected"], asked)
+    for _ in range(warmup): backend.run(inputs)
+    runs = [backend.run(inputs) for _ in range(n)]
+    times, row = [r[1:] for r in runs], judged(backend, part, precision, runs[-1][0], reference["expected"], asked)
     with_copies, alone = [t[0] for t in times], [t[1] for t in times if t[1] is not None]
     rows = [{**row, "scope": "engine", **spread(alone or with_copies)}]
     return rows + ([{**row, "scope": "engine and copies", **spread(with_copies)}] if alone else [])
