@@ -72,7 +72,7 @@ def test_every_condition_says_what_it_is_and_changes_what_a_recipe_has():
     assert len({str(r) for r in changed}) == 1 + sum(bool(c.changes) for c in headline.SWEEP.values())
 
 
-@pytest.mark.parametrize("name", ["headline", "headline_fitted", "headline_drawn"])
+@pytest.mark.parametrize("name", ["headline", "headline_drawn"])
 def test_a_stored_table_is_what_its_rows_say(name):
     known = json.loads((headline.OUT.parent / f"{name}.json").read_text())
     told = [{k: v for k, v in s.items() if not k.startswith("usd")} for s in known["summary"]]
@@ -83,29 +83,31 @@ def test_readme_says_what_was_found():
     known = json.loads(headline.OUT.read_text())
     rate = {(s["condition"], s["workspaces"]): s["rate"] for s in known["summary"]}
     table = re.search(r"## What dreams add.*?(?=^## )", (ROOT / "README.md").read_text(encoding="utf-8"), re.M | re.S)[0]
-    said = [tuple(map(int, x)) for x in re.findall(r"(\d+) % \[(\d+), (\d+)\]\W", table)][:12]
-    order = ("teleop only", "teleop, augmented", "unfiltered dreams", "filtered dreams", "filtered dreams and video", "real demonstrations")
+    said = [tuple(map(int, x)) for x in re.findall(r"(\d+) % \[(\d+), (\d+)\]\W", table)][:2 * len(headline.CONDITIONS)]
+    order = ("teleop only", "teleop, augmented", "unfiltered dreams", "filtered dreams", "filtered dreams and video", "dreams that replay", "true films, read", "real, as dreams", "real demonstrations")
+    trainings = {s["condition"]: len(s["seeds"]) for s in known["summary"]}
+    assert list(map(int, re.findall(r"\| (\d+) \|$", table, re.M))) == [trainings[name] for name in order]
     for (name, place), found in zip(((n, p) for n in order for p in ("held out", "nominal")), said, strict=True):
         assert found == pytest.approx([100 * rate[name, place][k] for k in ("mean", "low", "high")], abs=.51), (name, place)
 
 
 def test_readme_says_the_rest_of_it_too():
     known, text = json.loads(headline.OUT.read_text()), (ROOT / "README.md").read_text(encoding="utf-8")
-    before = json.loads((headline.OUT.parent / "headline_fitted.json").read_text())
-    found, then = ({(s["condition"], s["workspaces"]): s for s in t["summary"]} for t in (known, before))
+    found = {(s["condition"], s["workspaces"]): s for s in known["summary"]}
     points = lambda x: tuple(round(100 * x[k]) for k in ("mean", "low", "high"))
-    rate = lambda name, place="held out", table=found: points(table[name, place]["rate"])
+    rate = lambda name, place="held out": points(found[name, place]["rate"])
+    over = lambda name, base: points(found[name, "held out"]["over"][base])
     one = lambda pattern: tuple(map(int, re.search(pattern, text).groups()))
+    three = r"(-?\d+) points \[(-?\d+), (-?\d+)\]"
     assert one(r"from \[(\d+) to (\d+) % of blocks placed\]") == (rate("teleop only")[0], rate("filtered dreams")[0])
-    assert one(r"gain (\d+) points \[(\d+), (\d+)\]") == points(found["filtered dreams", "held out"]["gain"])
-    assert one(r"a difference of (-?\d+) points, with an interval from (-?\d+) to (-?\d+)") == points(found["filtered dreams", "held out"]["over"]["unfiltered dreams"])
-    assert one(r"read off them as off a dream, make (\d+) % \[(\d+), (\d+)\]") == rate("true films, read") and one(r"form of a dream made (\d+) %") == rate("real, as dreams", table=then)[:1]
-    assert one(r"15 % of dreams in a batch made (\d+) %, 30 % made (\d+), and half of the kept dreams (\d+)") == tuple(rate(n, table=then)[0] for n in ("blend 15%", "blend 30%", "half the dreams"))
-    assert one(r"number (\d+) replayed then and (\d+) do now, and filtered dreams made (\d+) %") == (before["replayed"], known["replayed"], rate("filtered dreams", table=then)[0])
-    assert one(r"FLARE on the dropped films makes (-?\d+) points \[(-?\d+), (-?\d+)\]") == points(found["filtered dreams and video", "held out"]["over"]["filtered dreams"])
-    assert one(r"never wrong would make (\d+) %") == rate("dreams that replay")[:1]
-    assert one(r"place (\d+) % with filtered dreams and (\d+) % with real") == tuple(rate(n, "held out, plans drawn")[0] for n in ("filtered dreams", "real demonstrations"))
+    assert one(f"a gain of {three}") == points(found["filtered dreams", "held out"]["gain"])
+    assert one(f"the kept dreams make {three} more than all") == over("filtered dreams", "unfiltered dreams")
+    assert one(f"a difference of {three}") == over("lambda 0.0", "filtered dreams") and one(f"it makes one of {three}") == over("filtered dreams and video", "filtered dreams")
+    assert one(r"with 30 % they make (\d+) % \[.*?\], with 15 % (\d+) % \[.*?\]\. Every other kept dream makes (\d+) %") == tuple(rate(n)[0] for n in ("blend 30%", "blend 15%", "half the dreams"))
+    assert one(r"same policies place (\d+) % with the kept dreams and (\d+) % with real") == tuple(rate(n, "held out, plans drawn")[0] for n in ("filtered dreams", "real demonstrations"))
+    asis, further = ({r["steps"]: r["replayed"] for r in json.loads((headline.OUT.parent / "further_fitting.json").read_text())["rows"]}[n] for n in (0, 200))
+    assert one(r"of eighty, (\d+) replayed then, (\d+) as it is") == (further, asis)
     told = known["told_apart"]
-    assert one(r"Of those (\d+) dreams (\d+) follow.*in (\d+); the critic kept (\d+), of which (\d+) follow and (\d+) replay") == (
+    assert one(r"Of the (\d+) dreams above (\d+) follow.*and (\d+) replay in the simulator\. The critic kept (\d+), of which (\d+) follow and (\d+) replay") == (
         known["dreams"], told["followed"]["dreams"], told["replayed"]["dreams"], known["kept"], told["followed"]["kept"], told["replayed"]["kept"])
-    assert float(re.search(r"ROC-AUC of (0\.\d+) there", text)[1]) == pytest.approx(told["all three"]["auc"], abs=.005)
+    assert float(re.search(r"ROC-AUC of (0\.\d+); on the forty", text)[1]) == pytest.approx(told["all three"]["auc"], abs=.005)
