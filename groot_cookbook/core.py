@@ -98,10 +98,16 @@ def write_json(path: str | Path, value, sort: bool = True) -> Path:   # sort: ke
     return Path(path)
 
 
+def run_facts(run: str | Path) -> dict:
+    "What `run.json` says of how a run was made; nothing where there is none, or none that can be read."
+    try: facts = json.loads((Path(run) / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError): facts = {}
+    return facts if isinstance(facts, dict) else {}
+
+
 def made_by(run: str | Path, stage: str) -> str:
     "The command that makes one stage of a run as the rest of it was made: same profile, same dataset, same parameters."
-    try: said = str(json.loads((Path(run) / "run.json").read_text(encoding="utf-8"))["command"])
-    except (OSError, ValueError, KeyError, TypeError): said = ""
+    said = str(run_facts(run).get("command", ""))
     words = shlex.split(said) if said.startswith("groot-cookbook run") else ["groot-cookbook", "run", "--out", str(run)]
     flags = [i for i, w in enumerate(words) if w.startswith("-")] + [len(words)]
     picks = [range(i, j) for i, j in zip(flags, flags[1:]) if words[i].partition("=")[0] in ("--only", "--from", "--force")]      # each with what follows it

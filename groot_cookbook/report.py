@@ -8,7 +8,7 @@ from pathlib import Path
 
 from . import runner
 from .chapters import ROOT, Chapter, chapters
-from .core import CookbookError, Manifest, replacing
+from .core import CookbookError, Manifest, replacing, run_facts
 
 CSS = """
 :root{color-scheme:light dark;--ink:#22313f;--soft:#5b6b78;--paper:#fbfbf9;--card:#fff;--line:#dde4e8;--accent:#b8324a}
@@ -104,7 +104,7 @@ def build(out: Path, root: Path = ROOT) -> Path:
     out = Path(out).resolve()
     made = gather(out, root)
     if not made: raise CookbookError("nothing has been run here", out, "groot-cookbook run --out " + str(out))
-    about = json.loads((out / "run.json").read_text()) if (out / "run.json").is_file() else {}
+    about = run_facts(out)
     page = ["<!doctype html><html lang='en'><meta charset='utf-8'><meta name='viewport' content='width=device-width,initial-scale=1'>",
             f"<title>{escape(out.name)}: GR00T cookbook</title><style>{CSS}</style><main>", f"<h1>The data engine, run <em>{escape(out.name)}</em></h1>",
             f"<p class='soft'>Made by <code>{escape(about.get('command', 'groot-cookbook'))}</code>, profile <b>{escape(about.get('profile', 'unknown'))}</b>. "

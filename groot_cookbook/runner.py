@@ -264,8 +264,8 @@ def prepare(profile="smoke", out=None, start=None, only=(), dataset=None, sets=(
 
 def dataset_of(out: Path) -> str:
     "The dataset that a run folder was last made from; empty where none was, or nobody can tell."
-    try: return str(json.loads((out / "run.json").read_text(encoding="utf-8"))["params"]["01_episodes"]["dataset"])
-    except (OSError, ValueError, KeyError, TypeError): return ""
+    try: return str(core.run_facts(out)["params"]["01_episodes"]["dataset"])
+    except (KeyError, TypeError): return ""
 
 
 def check_dataset(path: str | Path) -> Path:

@@ -113,7 +113,8 @@ def propose(dataset: Dataset, parts: str = "", table: bool = True) -> Proposal: 
 def choose_driven(modality: Modality, tag: str) -> list[str]:   # tag: the robot's embodiment slot by name
     "The parts that fit into the policy's action vector: those that the slot has learned, in its order, else all, or arms and hands as far as they fit."
     size = {name: s.stop - s.start for name, s in modality.action.items()}
-    if {*(learned := PARTS.get(tag, ()))} & {*size} == {*learned} != set(): return list(learned)
+    learned = PARTS.get(tag, ())
+    if learned and all(part in size for part in learned): return list(learned)
     most, driven = PolicyConfig().action_head.action_dim, []
     if sum(size.values()) <= most: return list(size)
     wanted = [n for n in size if re.search(r"(arm|hand|gripper|tip|body)(_\d+)?$", n)] or list(size)
@@ -194,7 +195,7 @@ def data_config(proposal: Proposal, tag: str) -> str:   # tag: the robot's embod
 # %% ../nbs/20_your_robot.ipynb #y044
 def how_to_train(tag: str) -> str:   # tag: the robot's embodiment slot by name
     "The two command lines, as text to keep beside the data."
-    scaled = "new_embodiment" if tag in ANGLES else tag          # LeRobot's scales every state, and a slot that learned sines and cosines would not know it
+    for_lerobot = "new_embodiment" if tag in ANGLES else tag     # LeRobot's scales every state, and a slot that learned sines and cosines would not know it
     return f"""# Fine-tuning on this folder
 
 `HERE` is this folder. Neither line has been run where it was written: each needs a GPU, its own environment and the 3B checkpoint.
@@ -209,7 +210,7 @@ PYTHONPATH=$HERE python scripts/gr00t_finetune.py --dataset-path $HERE/groot --d
 LeRobot 0.4.4 with its `groot` extra:
 
 ```sh
-lerobot-train --dataset.repo_id=local/{tag} --dataset.root=$HERE/lerobot --policy.type=groot --policy.embodiment_tag={scaled} \\
+lerobot-train --dataset.repo_id=local/{tag} --dataset.root=$HERE/lerobot --policy.type=groot --policy.embodiment_tag={for_lerobot} \\
     --policy.push_to_hub=false --output_dir=outputs/{tag} --batch_size=32 --steps=10000
 ```
 """
