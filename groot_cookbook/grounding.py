@@ -82,7 +82,8 @@ class Grounding(nn.Module):
         self.patch = nn.Linear(dim, 7 * 3)          # of each thing: near this patch? how far right, how far down
         self.last = nn.Linear(dim, 9)               # block, bin and fingertips in decimetres
         if backbone.tokenizer is None: raise CookbookError("a backbone without a tokenizer", "Grounding", "Train one that reads: tiny_backbone")
-        first = backbone.tokenizer.convert_tokens_to_ids("<loc00>")
+        self.tokenizer = backbone.tokenizer
+        first = self.tokenizer.convert_tokens_to_ids("<loc00>")
         self.register_buffer("locations", torch.arange(first, first + 64), persistent=False)
 
 
@@ -90,12 +91,13 @@ def hill(position: Tensor, width: float = 1.0) -> Tensor:  # (...,) -> (..., 64)
     "A distribution over the 64 location tokens with its middle between them."
     return torch.softmax(-.5 * ((torch.arange(64) - position[..., None].clamp(0, 63)) / width) ** 2, -1)
 
-
+# %% ../nbs/train/93_tiny_backbone.ipynb #c016a
 def grounding_loss(model: Grounding, looks: Looks, rng: np.random.Generator) -> dict[str, Tensor]:
     "The three losses of one batch."
     backbone, (texts, answers) = model.backbone, prompt(looks, rng)
     spell = lambda points: "".join(f"<loc{int(np.clip(round(float(v)), 0, 63)):02}>" for p in points for v in p)
-    inputs = backbone.inputs(looks.frames, [t + spell(a) for t, a in zip(texts, answers)])
+    said = [backbone.config.prompt(t + spell(a)) for t, a in zip(texts, answers)]              # our own words, locations and all, which `inputs` takes from a stranger's
+    inputs = backbone.inputs(looks.frames, texts) | dict(model.tokenizer(said, padding=True, return_tensors="pt", add_special_tokens=False))
     features = backbone(**inputs)
     size, per = backbone.config.image_size, backbone.config.image_size // backbone.config.vision["patch_size"]
     is_loc = (inputs["input_ids"] >= model.locations[0]) & (inputs["input_ids"] <= model.locations[-1])

@@ -122,3 +122,13 @@ def test_shelves_are_read_together(tmp_path):
     make_shards(tmp_path / "b", clip("dream"), 13, 1, 2)
     assert len(read_shards(tmp_path / "a", tmp_path / "b", known=table)["kind"]) == 9
     with pytest.raises(CookbookError, match="no clips"): read_shards(tmp_path / "c")
+
+
+def test_a_backbone_is_taught_where_things_are():
+    "Its answers are spelt in location tokens, which are taken from a stranger's sentence and must stay in these."
+    from groot_cookbook import grounding
+    from groot_cookbook.backbone import tiny_backbone
+    from groot_cookbook.workspace import seeds
+    model, looks = grounding.Grounding(tiny_backbone(0)), grounding.draw_looks(seeds("backbone", 2), 2, 1)
+    losses = grounding.grounding_loss(model, looks, np.random.default_rng(0))
+    assert losses and all(torch.isfinite(v) and v > 0 for v in losses.values())
