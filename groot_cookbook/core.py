@@ -86,10 +86,13 @@ def only_own(folder: Path, kind: str, mark: str) -> Path:
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    "A path to write to, which takes the place of `path` once all is there."
-    part = Path(path).with_name(f".{Path(path).name}.part")
-    yield part
-    os.replace(part, path)
+    "A path to write to, which takes the place of `path` once all is there; a device or a pipe, such as /dev/null, is written to as it is."
+    path = Path(path)
+    if path.exists() and not (path.is_file() or path.is_dir()): yield path
+    else:
+        part = path.with_name(f".{path.name}.part")
+        yield part
+        os.replace(part, path)
 
 
 def write_json(path: str | Path, value, sort: bool = True) -> Path:   # sort: keys by the alphabet, else as they stand

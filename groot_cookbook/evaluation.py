@@ -88,6 +88,8 @@ def rollout(
         chunks = np.asarray(actor.act(np.stack([looks[i][-1] for i in going]), states, [scenes[i].instruction for i in going], [dice[i] for i in going]))
         planned = chunks.shape[1]
         if not 1 <= replan <= planned: raise CookbookError(f"cannot replan after {replan} of {planned} steps", "rollout", f"Choose 1 to {planned}")
+        if (unsaid := np.isnan(chunks).all((0, 1))).any() and not unsaid.all():
+            raise CookbookError(f"the policy says nothing of actions {np.flatnonzero(unsaid).tolist()}", "rollout", "The workspace needs arm and gripper: leave 05_policy.parts empty")
         if not np.isfinite(chunks).all(): raise NotFinite("rollout")
         for i, chunk in zip(going, chunks): steps[i] += advance(worlds[i], chunk[:min(replan, limit - steps[i])], lifted[i])
         going = [i for i in going if steps[i] < limit and not worlds[i].success()]

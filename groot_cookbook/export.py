@@ -226,10 +226,10 @@ def borders(policy: GrootPolicy, tag: str, observation: tuple[np.ndarray, str, n
     if robot.relative: raise CookbookError("relative actions", "borders", "The bundle's bench.py knows absolute ones; time this robot with benchmark.latency")
     ranges = {f"{k}_{end}": getattr(getattr(robot, f"{k}_range"), end) for k in ("state", "action") for end in ("low", "high")}
     if robot.tag in ANGLES:                        # where the sine and the cosine of each column stand in what the model is told; see `told_state`
-        sizes = np.array([len(c) for c in robot.state.values()])
+        sizes = np.array([len(c) for c in robot.state.values()], int)
         sine = np.arange(sizes.sum()) + np.repeat(np.cumsum(sizes) - sizes, sizes)
         ranges |= {"sine": sine, "cosine": sine + np.repeat(sizes, sizes)}
-    return dict(image=image, state=state, columns=np.array(robot.state_columns), size=np.array(config.image_size), crop=np.array(config.crop), **ranges)
+    return dict(image=image, state=state, columns=np.array(robot.state_columns, int), size=np.array(config.image_size), crop=np.array(config.crop), **ranges)
 
 
 def write_bundle(

@@ -71,7 +71,8 @@ class Embodiment:
     def of(cls, dataset: Dataset, parts: Sequence[str] = (), tag: str = "", relative: Sequence[str] = (), horizon: int = 16, sensed: Sequence[str] | None = None) -> "Embodiment":
         "Read the robot off a dataset: its parts (`sensed`: those of the state, where they go by other names), and the ranges of what it did; `relative` parts within chunks of `horizon` steps."
         tag = tag or slot(dataset.robot_type)
-        wanted, stats = parts or PARTS.get(tag, ()), dataset.stats
+        usual, stats = PARTS.get(tag, ()), dataset.stats
+        wanted = parts or (usual if all({*usual} <= {*k} for k in (dataset.modality.state, dataset.modality.action)) else ())     # a robot whose parts go by other names drives all it has
         columns = {"state": joined(dataset.modality.state, wanted if sensed is None else sensed), "action": joined(dataset.modality.action, wanted)}
         chosen = {k: {m: np.asarray(v)[sum(columns[k].values(), [])] for m, v in stats[k].items() if np.ndim(v)} for k in columns}
         robot = cls(tag, columns["state"], columns["action"], Normalizer.from_stats(chosen["state"]), Normalizer.from_stats(chosen["action"]), dataset.fps)
@@ -102,8 +103,10 @@ class Processor:
 
     def embodiment(self, tag: str) -> Embodiment:
         "A robot that this policy knows."
-        if tag in self.embodiments: return self.embodiments[tag]
-        raise CookbookError(f"this policy does not know the embodiment {tag!r}", "Processor", f"It knows {', '.join(self.embodiments) or 'none'}; fine-tune it on yours first")
+        if tag not in self.embodiments: raise CookbookError(f"this policy does not know the embodiment {tag!r}", "Processor", f"It knows {', '.join(self.embodiments) or 'none'}; fine-tune it on yours first")
+        if (told := len(self.embodiments[tag].action_columns)) > self.action_dim:
+            raise CookbookError(f"{told} actions do not fit into the model's {self.action_dim}", "Processor", "Drive fewer parts of the robot (parameter parts); where it has none, name them in meta/modality.json")
+        return self.embodiments[tag]
 
     def __call__(self, images, instructions: list[str], state, tag: str, device: torch.device | str = "cpu") -> dict[str, Tensor]:
         "What `encode` and `act` take, on `device`, from images (B, V, H, W, 3) or (B, H, W, 3) uint8 of any size, a sentence a row, raw state (B, S) or None, and the robot of all rows."
@@ -315,7 +318,7 @@ def build_policy(
     seed: int = 0,                        # of the head's first weights
 ) -> GrootPolicy:
     "An untrained N1.5-shaped head on a backbone, at a size for few demonstrations and few cores."
-    dim, heads = backbone.config.dim, max(1, width // 32)
+    dim, heads = backbone.config.dim, max(h for h in range(1, max(1, width // 32) + 1) if width % h == 0)
     head = ActionHeadConfig(
         hidden_size=width, input_embedding_dim=width, backbone_embedding_dim=dim, max_seq_len=64,
         diffusion_model_cfg=dict(num_layers=layers, num_attention_heads=heads, attention_head_dim=width // heads, cross_attention_dim=dim,

@@ -111,6 +111,7 @@ def test_settled_policy_is_that_robot_and_no_other(made):
 def test_disagreement_is_an_error():
     with pytest.raises(core.CookbookError, match="disagrees with torch"): Parity("policy", "fp8", .5, .97, 4).check(.98)
     with pytest.raises(core.CookbookError, match="disagrees with torch"): Parity("policy", "fp32", float("nan"), float("nan"), 4).check(.98)
+    with pytest.raises(core.CookbookError, match="disagrees with torch"): Parity("policy", "fp32", 1., .9999999, 4).check(.999, 1e-3)      # one joint far off, the others right
 
 
 def test_wrong_and_missing_checkpoints(tmp_path):
@@ -234,8 +235,16 @@ def test_bench_fails_where_the_answer_is_wrong(bundle, tmp_path):
     finally: path.write_bytes(kept)
 
 
+def test_bench_leaves_a_device_a_device(bundle, tmp_path):
+    "`--out /dev/null`, as root: it was renamed over."
+    os.mkfifo(pipe := tmp_path / "pipe")
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    assert bench(bundle, "--part", "policy", "--warmup", "0", "--out", str(pipe)).returncode == 0
+    os.close(reader)
+    assert pipe.is_fifo() and not [p for p in tmp_path.iterdir() if p != pipe]
+
+
 def test_bench_without_graphs_says_what_to_do(bundle):
-    assert bench(bundle, "--part", "policy", "--warmup", "0", "--out", os.devnull).returncode == 0
     done = bench(bundle, "--part", "nothing")
     assert done.returncode == 1 and "build.sh" in done.stderr
 

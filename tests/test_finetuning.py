@@ -1,5 +1,5 @@
 "Mistakes that would train on in silence; the lessons are in chapter 06."
-import copy
+import copy, json
 from dataclasses import replace
 
 import numpy as np
@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings, strategies as st
+from safetensors import safe_open
 
 from groot_cookbook.backbone import pixels, tiny_backbone
 from groot_cookbook.core import CookbookError
@@ -232,6 +233,8 @@ def test_joined_keeps_rows_and_futures(teleop, dreams):
     both = joined([teleop, short])
     assert torch.equal(both.features[24:, :66], short.features) and not both.mask[24:, 66:].any()
     assert torch.equal(both.rows([24 + 3])["seen"], dreams.rows([3])["seen"])
+    later = int(dreams.future[3])
+    assert later > 3 and torch.equal(dreams.rows([3])["seen"][0], dreams.features[later, :dreams.n_image_tokens].float())      # what FLARE foretells is later, not now
     with pytest.raises(CookbookError, match="different backbones"): joined([teleop, replace(dreams, n_image_tokens=16)])
 
 
@@ -250,7 +253,8 @@ def test_ratio_is_exact(policy, teleop, dreams, monkeypatch):
 def test_resumed_is_uninterrupted(policy, teleop, dreams, tmp_path, precision, target):
     recipe = Recipe(steps=6, batch=4, save_every=2, flare_layer=2, precision=precision, target=target)
     whole = finetune(policy, teleop, dreams, recipe)
-    finetune(policy, teleop, dreams, recipe, tmp_path, stop=5)            # the state of step 4 is on disk
+    finetune(policy, teleop, dreams, recipe, tmp_path, stop=5)
+    with safe_open(tmp_path / "state.safetensors", "pt") as f: assert json.loads(f.metadata()["note"])["step"] == 4
     again = finetune(policy, teleop, dreams, recipe, tmp_path)
     assert whole.curve == again.curve
     for (name, a), b in zip(whole.policy.state_dict().items(), again.policy.state_dict().values()): assert torch.equal(a, b), name

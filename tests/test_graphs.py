@@ -71,6 +71,7 @@ def test_fp8_is_close_and_small(net):
     eight = quantise(graph, calibrate(graph, [{"x": x}]))
     onnx.checker.check_model(eight, full_check=True)
     assert cosine(run(eight, x=x), run(graph, x=x)) > .99
+    assert calibrate(graph, [{"x": x}, {"x": 3 * x}, {"x": x}])["x"] == pytest.approx(3 * np.abs(x).max())     # the largest of all observations
     types = {w.name: w.data_type for w in eight.graph.initializer}
     assert types["A/fp8"] == TensorProto.FLOAT8E4M3FN and "A" not in types        # the float32 weight is gone
 

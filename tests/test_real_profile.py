@@ -12,7 +12,7 @@ from groot_cookbook.backbone import TOKENIZER, Backbone, tiny_tokenizer
 from groot_cookbook.cli import BESIDE
 from groot_cookbook.episodes import Dataset, Normalizer
 from groot_cookbook.filtering import judge, load_critic
-from groot_cookbook.policy import Embodiment, build_policy
+from groot_cookbook.policy import Embodiment, GrootPolicy, build_policy
 
 pytestmark = pytest.mark.slow
 ROOT = Path(core.__file__).parent.parent
@@ -123,7 +123,8 @@ def test_the_critic_and_the_policy_are_those_that_were_named(done):
     critic, first = load_critic(core.checkpoint("tiny-reason"), "cpu"), Dataset(done / "run" / "02_dreaming" / "dreams")[0]
     raw = judge(replace(critic, calibration={}), first).probabilities
     assert any(abs(raw[q] - p) > 1e-3 for q, p in verdicts[0]["probabilities"].items()), "a critic without a card is calibrated on the chapter's own clips"
-    params = core.Manifest.read(done / "run", "05_policy").params
+    params, first = core.Manifest.read(done / "run", "05_policy").params, GrootPolicy.from_pretrained(done / "run" / "05_policy" / "policy")
+    assert first.config.action_head.diffusion_model_cfg["num_layers"] == 6, "the published head goes on, no new one is begun"
     assert params["backbone"] == REAL["05_policy"]["backbone"] and (done / "run" / "05_policy" / "policy" / "tokenizer.json").is_file()
 
 

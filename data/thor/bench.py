@@ -234,8 +234,9 @@ def main(argv=None):
             print(f"{row['part']:12} {row['precision']:6} {row['scope']:18}{row['p50']:9.3f} ms  cosine {row['cosine']:.6f}{warning}", flush=True)
         result = {"form": FORM, "backend": args.backend, "command": command, "date": datetime.date.today().isoformat(), "device": device,
                   "hardware": machine, "versions": versions, "checkpoint": about["checkpoint"], "model": about["model"], "rows": rows}
-        out.with_name(f"{out.name}.part").write_text(json.dumps(result, indent=1) + "\n")
-        out.with_name(f"{out.name}.part").replace(out)
+        part = out if out.exists() and not out.is_file() else out.with_name(f"{out.name}.part")      # a device such as /dev/null is written to, never replaced
+        part.write_text(json.dumps(result, indent=1) + "\n")
+        if part != out: part.replace(out)
 
     for path in files:
         part, precision, _ = path.name.split(".")
