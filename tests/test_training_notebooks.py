@@ -45,11 +45,11 @@ def card(folder: Path, notebook: str) -> dict:
 
 def test_autoencoder_then_world_model(room):
     "Notebook 91 trains on the latents of notebook 90, and what it leaves dreams."
-    execute(room, "90_tiny_vae", clips=room / "clips", n_clips=3, n_unseen=1, steps=4, out=room / "vae")
-    execute(room, "91_tiny_cosmos", clips=room / "clips", n_clips=4, autoencoder=room / "vae", steps=3, out=room / "cosmos")
-    card(room / "vae", "90_tiny_vae")
-    card(room / "cosmos", "91_tiny_cosmos")
-    film = dream(load_dreamer(room / "cosmos"), np.zeros((64, 64, 3), np.uint8), "pick up the red block and place it in the left bin", steps=2)
+    execute(room, "90_tiny_vae", clips=room / "clips", n_clips=3, n_unseen=1, steps=4, out=room / "made" / "vae")
+    execute(room, "91_tiny_cosmos", clips=room / "clips", n_clips=4, autoencoder=room / "made" / "vae", steps=3, out=room / "made" / "cosmos")
+    card(room / "made" / "vae", "90_tiny_vae")
+    card(room / "made" / "cosmos", "91_tiny_cosmos")
+    film = dream(load_dreamer(room / "made" / "cosmos"), np.zeros((64, 64, 3), np.uint8), "pick up the red block and place it in the left bin", steps=2)
     assert film.video.shape == (57, 64, 64, 3)
 
 
