@@ -281,3 +281,12 @@ def test_a_text_that_cannot_name_a_folder_names_none(text):
 def test_a_card_that_is_none_is_named(tmp_path, text):
     (tmp_path / "card.json").write_text(text)
     with pytest.raises(CookbookError, match="not a card"): core.card(tmp_path)
+
+
+def test_a_pipe_is_written_to_and_never_replaced(tmp_path):
+    "As /dev/null is, given as --out by root."
+    os.mkfifo(pipe := tmp_path / "pipe")
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    core.write_json(pipe, {"a": 1})
+    assert json.loads(os.read(reader, 100)) == {"a": 1} and pipe.is_fifo() and [*tmp_path.iterdir()] == [pipe]
+    os.close(reader)
