@@ -9,6 +9,7 @@ ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 
 RUN apt-get update && apt-get install -y --no-install-recommends make git && rm -rf /var/lib/apt/lists/*
 RUN useradd --create-home reader
+RUN install -d -o reader -g reader /home/reader/groot_cookbook
 USER reader
 WORKDIR /home/reader/groot_cookbook
 

@@ -1,5 +1,5 @@
 # Two commands: `make cookbook` runs the book, `make test` tests it.
-# Each sets itself up first (once, in .venv); a machine needs Python 3.11 or newer and nothing else.
+# Each sets itself up first (once, in .venv); a machine needs make, Python 3.11 or newer with venv, and the network once.
 PYTHON ?= $(or $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3),python)
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -57,7 +57,7 @@ setup: $(READY)          ## .venv, and no more
 # torch first and by itself, so that whichever build of it this machine has (CPU or CUDA) is settled before anything asks for it.
 $(READY): settings.ini setup.py pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; this is %s. Name another with: make PYTHON=python3.12 ..." % sys.version.split()[0])'
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)      # there, or whole again
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[all]'
 	@touch $@

@@ -26,25 +26,25 @@ def seconds(text: str) -> int:
 
 def parser() -> argparse.ArgumentParser:
     "The words that the command understands."
-    top = argparse.ArgumentParser("groot-cookbook", description="Learn, run and ship the GR00T-Dreams data engine.", epilog=EPILOG,
+    top = argparse.ArgumentParser("groot-cookbook", allow_abbrev=False, description="Learn, run and ship the GR00T-Dreams data engine.", epilog=EPILOG,
                                   formatter_class=argparse.RawDescriptionHelpFormatter)
     top.add_argument("--version", action="version", version=__version__)
     sub = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name, help, *arguments, as_json=True):
-        p = sub.add_parser(name, help=help, description=help)
+        p = sub.add_parser(name, help=help, description=help, allow_abbrev=False)            # `--chapter 03` would be `--chapter-limit 3`
         for flags, kw in arguments: p.add_argument(*flags.split(), **kw)
         if as_json: p.add_argument("--json", action="store_true", help="machine-readable output")
         p.set_defaults(do=globals()[f"do_{name}"])
 
     command("run", "execute the chapters in order and write report.html",
-            ("--profile", dict(default="smoke", help=f"one of: {', '.join(chapters.profiles())} (default: smoke)")), ("--out", dict(metavar="FOLDER", help="run folder (default: runs/PROFILE, or runs/PROFILE-NAME of a dataset)")),
+            ("--profile", dict(help=f"one of: {', '.join(chapters.profiles())} (default: smoke)")), ("--out", dict(metavar="FOLDER", help="run folder (default: runs/PROFILE, or runs/PROFILE-NAME of a dataset)")),
             ("--from", dict(dest="start", metavar="CHAPTER", help="begin with this chapter")), ("--only", dict(nargs="+", default=[], metavar="CHAPTER", help="these chapters and no others")),
             ("--dataset", dict(metavar="PATH", help="a LeRobot dataset in place of the workspace's teleoperation")),
             ("-p", dict(dest="sets", action="append", default=[], metavar="CHAPTER.name=value", help="set a parameter; may be repeated")),
             ("--force", dict(action="store_true", help="run chapters even when nothing has changed")),
             ("--cell-limit", dict(type=seconds, metavar="SECONDS", help="longest time for one cell")), ("--chapter-limit", dict(type=seconds, metavar="SECONDS", help="longest time for one chapter")))
-    command("list", "the chapters, what they promise and make")
+    command("list", "the chapters by name and title; with --json, what they promise and make")
     command("params", "what a chapter can be told, and what each profile tells it", ("chapter", {}))
     command("report", "write report.html for a run folder again", ("out", dict(nargs="?", default=None, metavar="FOLDER", help="default: the run touched last")))
     command("doctor", "what this machine can run: CPU, CUDA, memory, disk, packages, gated access")
@@ -166,12 +166,13 @@ def do_doctor(args) -> int:
 def examine() -> dict:
     "What this machine has, and which profiles it can run."
     cores = core.cores()
-    memory, disk = _memory_gb(), shutil.disk_usage(chapters.ROOT).free / 1e9
+    memory, disk = core.memory_gb(), shutil.disk_usage(chapters.ROOT).free / 1e9
     off = _packages()
     try:
         import torch
-        gpus = [f"{torch.cuda.get_device_name(i)}, {torch.cuda.get_device_properties(i).total_memory / 1e9:.0f} GB" for i in range(torch.cuda.device_count())]
-    except ImportError: gpus = []
+        cards = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+    except ImportError: cards = []
+    gpus, room = [f"{c.name}, {c.total_memory / 1e9:.0f} GB" for c in cards], memory > 95 and disk > 200 and any(c.total_memory > 39e9 for c in cards)
     book = (chapters.ROOT / "nbs").is_dir()
     able = book and not any("missing" in p for p in off) and memory > 5.9 and disk > 2
     access = _access() if book else ["not looked at: the chapters are not here"]
@@ -179,14 +180,7 @@ def examine() -> dict:
             "packages": off or "as pinned", "access": access,
             "verdict": [f"smoke: {'yes' if able else 'no'} (needs {'' if book else 'a checkout with its chapters, '}the pinned packages, 6 GB of memory, 2 GB of disk)", f"laptop: {'yes' if able else 'no'} (the same, and patience below two cores)",
                         f"gpu: {'yes' if able and gpus else 'no'} (needs a CUDA device)",
-                        f"real: {'yes' if able and gpus and core.version('cosmos-guardrail') and not any(': no' in a for a in access[1:]) else 'no'} (a CUDA device, the [real] extra, and the checkpoints above)"]}
-
-
-def _memory_gb() -> float:
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
-    limit = Path("/sys/fs/cgroup/memory.max")
-    text = limit.read_text().strip() if limit.is_file() else "max"
-    return total if text == "max" else min(total, int(text) / 1e9)
+                        f"real: {'yes' if able and room and core.version('cosmos-guardrail') and not any(': no' in a for a in access[1:]) else 'no'} (a CUDA device of 40 GB, 96 GB of memory, 200 GB of disk, by count; the [real] extra, and the checkpoints above)"]}
 
 
 def _packages() -> list[str]:

@@ -270,6 +270,14 @@ def cores() -> int:
 
 # --- checkpoints ------------------------------------------------------------------------------------------------
 
+def memory_gb() -> float:
+    "Of this machine, or what its container may use."
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    limit = Path("/sys/fs/cgroup/memory.max")
+    text = limit.read_text().strip() if limit.is_file() else "max"
+    return total if text == "max" else min(total, int(text) / 1e9)
+
+
 def data_dir() -> Path:
     "The project's `data/` folder, or the one named by GROOT_COOKBOOK_DATA."
     return Path(os.environ.get("GROOT_COOKBOOK_DATA", Path(__file__).parent.parent / "data"))

@@ -255,19 +255,19 @@ def fidelity(made: np.ndarray, true: np.ndarray) -> Fidelity:
     if made.shape != true.shape:
         raise CookbookError(f"videos of shapes {made.shape} and {true.shape}", "fidelity", "Compare videos of the same size and length")
     still = np.broadcast_to(true[:1], true.shape)
-    moved = np.abs(true.astype(int) - true[:1]).max(-1) > 25
+    moved = np.abs(true.astype(np.int16) - true[:1]).max(-1) > 25
     over = [psnr(made, true), ssim(made, true), psnr(still, true), ssim(still, true), psnr(made[moved], true[moved]) if moved.any() else float("nan")]
     return Fidelity(*(round(v, 3) for v in over))
 
 
 def motion(video: np.ndarray, threshold: int = 25) -> float:
     "Share of the pixels of a video (T, H, W, 3) uint8 that ever leave their first colour: 0 for a photograph."
-    return float((np.abs(video.astype(int) - video[:1]).max((0, 3)) > threshold).mean())
+    return float((np.abs(video.astype(np.int16) - video[:1]).max((0, 3)) > threshold).mean())
 
 # %% ../nbs/02_dreaming.ipynb #c034
 def leaning(made: np.ndarray, told: np.ndarray, other: np.ndarray) -> float: # (T, H, W, 3) uint8 each; dB
     "How much nearer a dream is to the film of what was told than to that of something else, where these two differ."
-    apart = np.abs(told.astype(int) - other).max(-1) > 25
+    apart = np.abs(told.astype(np.int16) - other).max(-1) > 25
     return round(psnr(made[apart], told[apart]) - psnr(made[apart], other[apart]), 2) if apart.any() else 0.
 
 # %% ../nbs/02_dreaming.ipynb #c043

@@ -23,14 +23,14 @@ from tqdm import tqdm
 from . import optimizer
 from .action_head import ActionHead, flow_loss, flow_time
 from .backbone import Backbone, pixels
-from .core import CookbookError, arithmetic, autocast, best_device, seeded
+from .core import CookbookError, arithmetic, autocast, best_device, memory_gb, seeded
 from .episodes import AtRate, Dataset, RatioSampler
 from .flare import alignment_loss, effective_rank, make_target
 from .policy import GrootPolicy
 
 # %% auto #0
-__all__ = ['Cache', 'joined', 'chunks', 'kept_frames', 'cache_features', 'Student', 'Recipe', 'Training', 'finetune', 'one_step',
-           'action_error']
+__all__ = ['Cache', 'joined', 'chunks', 'kept_frames', 'cache_features', 'stride_that_fits', 'Student', 'Recipe', 'Training',
+           'finetune', 'one_step', 'action_error']
 
 # %% ../nbs/06_flare_finetune.ipynb #c008
 @dataclass
@@ -119,6 +119,16 @@ def cache_features(
     if not parts: raise CookbookError("the dataset has no episodes", dataset.path, "Nothing can be learned from it")
     out = joined([replace(c, future=torch.zeros_like(c.future)) for c in parts])
     return replace(out, future=torch.cat([c.future for c in parts]))
+
+# %% ../nbs/06_flare_finetune.ipynb #c009b
+def stride_that_fits(policy: GrootPolicy, *datasets: Dataset, share: float = .25) -> int: # 2, 4, 8 or 16
+    "The least stride whose features take no more than a share of this machine's memory: they are held twice while they are joined, and half is for the rest."
+    tokens, dim = policy.config.backbone.tokens_per_view + 48, policy.config.backbone.dim              # one view and an instruction
+    frames = sum(e.length for d in datasets for e in d.layout.entries)
+    gigabytes, limit = frames * tokens * dim * 2 / 1e9, share * memory_gb()
+    for stride in (2, 4, 8, 16):
+        if gigabytes / stride <= limit: return stride
+    raise CookbookError(f"features of {frames:,} frames, every sixteenth, take {gigabytes / 16:.0f} GB, and {limit:.0f} GB are for them", "stride_that_fits", "Take fewer episodes (01_episodes.episodes, or a part of the dataset)")
 
 # %% ../nbs/06_flare_finetune.ipynb #c017
 class Student(nn.Module):

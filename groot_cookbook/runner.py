@@ -241,10 +241,13 @@ class Run:
         finally: step.seconds = round(line.seconds, 1)
 
 
-def prepare(profile="smoke", out=None, start=None, only=(), dataset=None, sets=(), cell_limit=None, chapter_limit=None, root: Path = ROOT, **rest) -> Run:
+def prepare(profile=None, out=None, start=None, only=(), dataset=None, sets=(), cell_limit=None, chapter_limit=None, root: Path = ROOT, **rest) -> Run:
     "Check everything that can be checked before the first kernel starts."
+    if out and not profile and (was := core.run_facts(Path(out).expanduser()).get("profile", "smoke")) != "smoke":
+        raise CookbookError(f"holds a run of profile {was}, and no profile was named", out, f"Say --profile {was} to go on with it, --profile smoke to replace it")
+    profile = profile or "smoke"
     available, blocks, about = chapters(root), read_profile(profile, root), rest.pop("about", {})
-    sets = list(sets)
+    asked, sets = list(sets), list(sets)
     if dataset:
         from .episodes import Dataset
         dataset = check_dataset(dataset)
@@ -255,6 +258,10 @@ def prepare(profile="smoke", out=None, start=None, only=(), dataset=None, sets=(
     first = pick(available, start).name if start else ""
     selected = [c for c in available if c in picked and c.name >= first]
     if not selected: raise CookbookError(f"no chapter is left to run from {first} on", "--from", f"Name one no later than {picked[-1].name}, or say --only {first[:2]}")
+    for s in asked:
+        if pick(available, s.partition(".")[0]) not in selected: print(f"-p {s}: that chapter does not run now, so this changes nothing", file=sys.stderr)
+    if dataset:
+        for camera in {params[c.name].get("camera") for c in selected} - {None, ""}: Dataset(dataset, camera)         # an unknown one ends here
     limits = {**LIMITS, **blocks.get("limits", {}), **{k: v for k, v in (("cell", cell_limit), ("chapter", chapter_limit)) if v}}
     folder = Path(out).expanduser() if out else root / "runs" / (f"{profile}-{dataset.name}" if dataset else profile)
     if dataset and not out and (other := dataset_of(folder)) not in ("", str(dataset)):

@@ -13,7 +13,7 @@ from groot_cookbook.backbone import pixels, tiny_backbone
 from groot_cookbook.core import CookbookError
 from groot_cookbook.episodes import Dataset, Episode, Normalizer, write_dataset
 from groot_cookbook.action_head import ActionHead, ActionHeadConfig, flow_loss
-from groot_cookbook.finetuning import Cache, Recipe, Student, action_error, cache_features, chunks, finetune, joined, kept_frames
+from groot_cookbook.finetuning import Cache, Recipe, Student, action_error, cache_features, chunks, finetune, joined, kept_frames, stride_that_fits
 from groot_cookbook.flare import TARGETS, alignment_loss, cells, effective_rank, make_target
 from groot_cookbook.optimizer import optimizers
 from groot_cookbook.policy import Embodiment, build_policy
@@ -226,6 +226,17 @@ def test_films_without_actions(policy, datasets, teleop):
     assert out["flow"] == 0 and out["align"] > 0
     trained = finetune(policy, teleop, films, Recipe(steps=2, batch=4, dream_ratio=0.5, flare_layer=2))
     assert all(np.isfinite(c["total"]) for c in trained.curve)
+
+
+def test_fewer_frames_where_the_memory_is_small(policy, datasets, monkeypatch):
+    "The features that are cached stay within the share that was asked for."
+    data = Dataset(datasets / "teleop")
+    every_second = cache_features(policy, data, "new_embodiment").features.nbytes / 1e9
+    for gigabytes, stride in ((1e3, 2), (every_second * 2, 2), (every_second * .99, 4), (every_second * .49, 8)):
+        monkeypatch.setattr("groot_cookbook.finetuning.memory_gb", lambda: 4 * gigabytes)
+        assert stride_that_fits(policy, data) == stride
+    monkeypatch.setattr("groot_cookbook.finetuning.memory_gb", lambda: every_second / 100)
+    with pytest.raises(CookbookError, match="Take fewer episodes"): stride_that_fits(policy, data)
 
 
 def test_joined_keeps_rows_and_futures(teleop, dreams):

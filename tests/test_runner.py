@@ -5,7 +5,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from groot_cookbook import chapters, core, report, runner
+from groot_cookbook import chapters, cli, core, report, runner
 from groot_cookbook.core import CookbookError, Manifest
 from groot_cookbook.episodes import write_dataset
 from test_episodes import episode
@@ -179,6 +179,43 @@ def test_two_datasets_of_one_name_do_not_share_a_run_folder(project, monkeypatch
     assert runner.prepare(dataset=one, root=project).out == kept
     with pytest.raises(CookbookError, match="another dataset of that name.*--out"): runner.prepare(dataset=other, root=project)
     assert runner.prepare(dataset=other, out=project / "mine", root=project).out == project / "mine"
+
+
+def test_a_run_of_another_profile_is_replaced_only_by_name(project):
+    "The default is smoke: `run --out mine`, said in haste, would replace a laptop run chapter by chapter."
+    mine = project / "mine"
+    mine.mkdir()
+    core.write_json(mine / "run.json", {"profile": "laptop"})
+    with pytest.raises(CookbookError, match="holds a run of profile laptop.*--profile laptop to go on"): runner.prepare(out=mine, root=project)
+    assert {runner.prepare(profile=p, out=mine, root=project).about["profile"] for p in ("laptop", "smoke")} == {"laptop", "smoke"}
+
+
+def test_a_parameter_of_a_chapter_that_does_not_run_is_pointed_out(project, capsys):
+    runner.prepare(only=["01"], sets=["00.fail=disk"], root=project)
+    assert "00.fail=disk: that chapter does not run now" in capsys.readouterr().err
+    runner.prepare(only=["00"], sets=["00.fail=disk"], root=project)
+    assert not capsys.readouterr().err
+
+
+def test_an_unknown_camera_ends_before_anything_runs(tmp_path):
+    dataset = write_dataset([episode(16)], tmp_path / "set")
+    for only in (["01"], ["20"]):
+        with pytest.raises(CookbookError, match="wrist"): runner.prepare(dataset=dataset, only=only, out=tmp_path / "run", sets=[f"{only[0]}.camera=wrist"])
+
+
+def test_half_an_option_is_no_option(capsys):
+    "`--chapter 03` is not `--chapter-limit 3`: it started a run."
+    with pytest.raises(SystemExit): cli.parser().parse_args(["run", "--chapter", "03"])
+    assert "unrecognized arguments: --chapter 03" in capsys.readouterr().err
+
+
+def test_a_finished_run_is_finished():
+    "Of the book's own smoke run, nothing is taken for changed by what the chapters wrote of themselves: 06 trained again each time."
+    out = runner.ROOT / "runs" / "smoke"
+    run = runner.prepare(profile="smoke", out=out)
+    why = {c.name: runner.stale(out, c.name, run.params[c.name]) for c in run.selected if (out / c.name / "manifest.json").is_file()}
+    if not why: pytest.skip("no smoke run here: make smoke")
+    assert not {name: w for name, w in why.items() if w.startswith("changed:")}
 
 
 @pytest.mark.parametrize("fail, message", [("sentence", "cell 3/6: meta/info.json: a wart. Remove it"), ("plain", "ZeroDivisionError"), ("die", "kernel died"),

@@ -249,7 +249,7 @@ def test_nothing_at_all(tmp_path):
         found = validate(path)
         assert len(found) == 1 and found[0].severity == "error"
     (tmp_path / "file").write_text("x")
-    assert validate(tmp_path / "file")[0].what == "no such folder"
+    assert validate(tmp_path / "file")[0].what == "no such folder" and validate(tmp_path / "file")[0].file == str(tmp_path / "file")
 
 
 def test_gr1_has_warts_and_no_errors(gr1):
