@@ -268,8 +268,6 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-# --- checkpoints ------------------------------------------------------------------------------------------------
-
 def memory_gb() -> float:
     "Of this machine, or what its container may use."
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
@@ -277,6 +275,8 @@ def memory_gb() -> float:
     text = limit.read_text().strip() if limit.is_file() else "max"
     return total if text == "max" else min(total, int(text) / 1e9)
 
+
+# --- checkpoints ------------------------------------------------------------------------------------------------
 
 def data_dir() -> Path:
     "The project's `data/` folder, or the one named by GROOT_COOKBOOK_DATA."

@@ -71,7 +71,7 @@ class Embodiment:
     def of(cls, dataset: Dataset, parts: Sequence[str] = (), tag: str = "", relative: Sequence[str] = (), horizon: int = 16, sensed: Sequence[str] | None = None) -> "Embodiment":
         "Read the robot off a dataset: its parts (`sensed`: those of the state, where they go by other names), and the ranges of what it did; `relative` parts within chunks of `horizon` steps."
         tag, stats = tag or slot(dataset.robot_type), dataset.stats
-        wanted = parts or [p for p in PARTS.get(tag, ()) if p in dataset.modality.state and p in dataset.modality.action]        # one whose parts go by other names drives all it has
+        wanted = parts or (usual if {*(usual := PARTS.get(tag, ()))} <= {*dataset.modality.state} & {*dataset.modality.action} else ())
         columns = {"state": joined(dataset.modality.state, wanted if sensed is None else sensed), "action": joined(dataset.modality.action, wanted)}
         chosen = {k: {m: np.asarray(v)[sum(columns[k].values(), [])] for m, v in stats[k].items() if np.ndim(v)} for k in columns}
         robot = cls(tag, columns["state"], columns["action"], Normalizer.from_stats(chosen["state"]), Normalizer.from_stats(chosen["action"]), dataset.fps)

@@ -36,7 +36,7 @@ PURPOSES = ("teleop", "heldout", "dream", "evaluation", "world_model", "idm", "c
 
 def seeds(purpose: str, n: int, start: int = 0) -> list[int]:
     "`n` seeds of a purpose; seeds of different purposes never meet, so nothing that is evaluated was ever seen."
-    if not 0 <= start <= start + n <= 1_000_000: raise ValueError(f"a purpose has a million seeds, and {start:,} to {start + n:,} were asked for: the parameter seed goes from 0 to 99")
+    if not 0 <= start <= start + n <= 1_000_000: raise ValueError(f"a purpose has a million seeds, and {start:,} to {start + n:,} were asked for: take fewer, or a smaller seed")
     base = PURPOSES.index(purpose) * 1_000_000 + start
     return list(range(base, base + n))
 

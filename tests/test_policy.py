@@ -335,6 +335,29 @@ def test_unknown_embodiment(policy, pictures):
     with pytest.raises(CookbookError, match="unknown embodiment 'h1'"): robot("h1")
 
 
+def test_a_gr1_whose_parts_go_by_other_names_drives_all_it_has(tmp_path):
+    "A plain LeRobot export has no modality.json, so no left_arm."
+    rng = np.random.default_rng(0)
+    one = Episode(np.zeros((20, 16, 16, 3), np.uint8), *(rng.normal(size=(20, 7)).astype(np.float32) for _ in range(2)), "go", 10.)
+    plain = Embodiment.of(Dataset(write_dataset([one], tmp_path / "plain", robot_type="GR1ArmsOnly")))
+    assert plain.tag == "gr1" and len(plain.action_columns) == 7
+    arm = arm_and_gripper()
+    named = {k: {"left_arm": v["arm"], "gripper": v["gripper"]} for k, v in (("state", arm.state), ("action", arm.action))}
+    some = Embodiment.of(Dataset(write_dataset([one], tmp_path / "some", robot_type="GR1ArmsOnly", modality=replace(arm, **named))))
+    assert list(some.action) == ["left_arm", "gripper"]
+
+
+def test_more_actions_than_the_model_has(policy, pictures):
+    many = Processor(policy.processor.backbone, policy.processor.tokenizer, {"new_embodiment": robot(dims=43)})
+    with pytest.raises(CookbookError, match="43 actions do not fit into the model's 32.*modality.json"): many(pictures[:1], [WORDS], np.zeros((1, 43)), "new_embodiment")
+
+
+@pytest.mark.parametrize("width", [32, 48, 100, 150])
+def test_a_head_of_any_even_width_acts(pictures, width):
+    chunk = build_policy(tiny_backbone(0), robot(), width=width, layers=2).predict(pictures[:1], [WORDS], np.zeros((1, 7)), "new_embodiment", seeded())
+    assert chunk.shape == (1, 16, 7) and np.isfinite(chunk).all()
+
+
 # --- disk -------------------------------------------------------------------------------------------------------
 
 def test_round_trip(policy, pictures, tmp_path):

@@ -68,7 +68,7 @@ def test_backbone(room):
 
 
 def test_inverse_dynamics(room):
-    before = (ROOT / "data" / "results" / "idm.json").read_bytes()
     execute(room, "94_tiny_idm", out=room / "idm", work=room / "idm_work", demonstrated=1, played=0, steps=3, form_steps=2, unseen=4, dreamer="")
     card(room / "idm", "94_tiny_idm")
-    assert InverseDynamics.from_pretrained(room / "idm") and (ROOT / "data" / "results" / "idm.json").read_bytes() == before
+    InverseDynamics.from_pretrained(room / "idm")
+    assert (room / "idm" / "results.json").is_file() and not (room / "data" / "results").exists()        # what the shipped one is told of is left alone
