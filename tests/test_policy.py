@@ -78,7 +78,8 @@ def test_a_gr1_tells_its_state_in_sines_and_cosines():
     told = Processor(BackboneConfig(), None, {"gr1": robot("gr1")}).state(angles, "gr1").numpy()
     parts = np.split(angles[:, [6, 0, 1, 2, 3, 4, 5]], [1], 1)
     assert np.allclose(told[:, :14], np.concatenate([f(part) for part in parts for f in (np.sin, np.cos)], 1)) and not told[:, 14:].any()
-    with pytest.raises(CookbookError, match="66 dimensions do not fit into 64"): Processor(BackboneConfig(), None, {"gr1": robot("gr1", 33)}).state(np.zeros((1, 33)), "gr1")
+    many = replace(robot("gr1", 33), action={"arm": list(range(6))})
+    with pytest.raises(CookbookError, match="66 dimensions do not fit into 64"): Processor(BackboneConfig(), None, {"gr1": many}).state(np.zeros((1, 33)), "gr1")
 
 
 def test_upstream_order_of_scale_and_shift(policy):
