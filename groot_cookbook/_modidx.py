@@ -446,6 +446,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                          'groot_cookbook.episodes.at_rate': ('episodes.html#at_rate', 'groot_cookbook/episodes.py'),
                                          'groot_cookbook.episodes.choose': ('episodes.html#choose', 'groot_cookbook/episodes.py'),
                                          'groot_cookbook.episodes.convert': ('episodes.html#convert', 'groot_cookbook/episodes.py'),
+                                         'groot_cookbook.episodes.length_at': ('episodes.html#length_at', 'groot_cookbook/episodes.py'),
                                          'groot_cookbook.episodes.mix': ('episodes.html#mix', 'groot_cookbook/episodes.py'),
                                          'groot_cookbook.episodes.name_cameras': ( 'episodes.html#name_cameras',
                                                                                    'groot_cookbook/episodes.py'),

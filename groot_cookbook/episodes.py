@@ -22,8 +22,8 @@ _all_ = ["Modality", "TABLETOP", "Finding", "validate", "summarise"]
 
 # %% auto #0
 __all__ = ['Episode', 'portrait', 'slot', 'Source', 'record', 'Normalizer', 'write_dataset', 'name_cameras', 'choose', 'Dataset',
-           'recompute', 'statistics', 'convert', 'at_rate', 'AtRate', 'RatioSampler', 'mix', 'Part', 'take',
-           'write_seeds', 'write_source', 'Modality', 'TABLETOP', 'Finding', 'validate', 'summarise']
+           'recompute', 'statistics', 'convert', 'length_at', 'at_rate', 'AtRate', 'RatioSampler', 'mix', 'Part',
+           'take', 'write_seeds', 'write_source', 'Modality', 'TABLETOP', 'Finding', 'validate', 'summarise']
 
 # %% ../nbs/01_episodes.ipynb #c009
 @dataclass(frozen=True, eq=False, repr=False)
@@ -282,11 +282,16 @@ def convert(path: str | Path, to: str | Path, version: str, camera: str | None =
     return write_dataset(d, to, version, d.robot_type, modality=modality or d.modality, names=d.names)
 
 # %% ../nbs/01_episodes.ipynb #c042
+def length_at(length: int, of: float, fps: float) -> int: # frames a second: as recorded, as wanted
+    "How many frames an episode has on another clock."
+    return int((length - 1) * fps / of + 1e-6) + 1
+
+
 def at_rate(e: Episode, fps: float) -> Episode:
     "The same episode on another clock; nothing is drawn that the camera did not see."
     if e.fps == fps: return e
     if not e.fps / 100 <= fps <= e.fps * 100: raise CookbookError(f"{fps} frames a second of {e.fps}", "at_rate", "Give a rate within a hundred times the episode's own")
-    ratio, length = e.fps / fps, int((e.length - 1) * fps / e.fps + 1e-6) + 1
+    ratio, length = e.fps / fps, length_at(e.length, e.fps, fps)
     ticks = np.arange(length) * ratio
     nearest, before = np.floor(ticks + .5).astype(int).clip(max=e.length - 1), np.floor(ticks + 1e-6).astype(int)
     after, share = np.minimum(before + 1, e.length - 1), (ticks - before)[:, None].clip(0, 1)

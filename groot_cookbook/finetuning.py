@@ -24,7 +24,7 @@ from . import optimizer
 from .action_head import ActionHead, flow_loss, flow_time
 from .backbone import Backbone, pixels
 from .core import CookbookError, arithmetic, autocast, best_device, memory_gb, seeded
-from .episodes import AtRate, Dataset, RatioSampler
+from .episodes import AtRate, Dataset, RatioSampler, length_at
 from .flare import alignment_loss, effective_rank, make_target
 from .policy import GrootPolicy, robot_of
 
@@ -125,7 +125,7 @@ def stride_that_fits(policy: GrootPolicy, *datasets: Dataset, share: float = .25
     "The least stride whose features take no more than a share of this machine's memory: they are held twice while they are joined, and half is for the rest."
     tokens, dim = policy.config.backbone.tokens_per_view + 48, policy.config.backbone.dim              # one view and an instruction
     rate = policy.processor.embodiment(robot_of(policy.processor)).fps              # all are looked at on the robot's clock
-    frames = sum(int((e.length - 1) * rate / d.fps + 1e-6) + 1 for d in datasets for e in d.layout.entries)
+    frames = sum(length_at(e.length, d.fps, rate) for d in datasets for e in d.layout.entries)
     gigabytes, limit = frames * tokens * dim * 2 / 1e9, share * memory_gb()
     for stride in (2, 4, 8, 16):
         if gigabytes / stride <= limit: return stride

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import workspace
-from .backbone import Backbone
+from .backbone import Backbone, paired, pixels
 from .core import CookbookError, pool
 from .workspace import COLOURS, SIDES, Camera, block_slice
 
@@ -96,8 +96,8 @@ def grounding_loss(model: Grounding, looks: Looks, rng: np.random.Generator) -> 
     "The three losses of one batch."
     backbone, (texts, answers) = model.backbone, prompt(looks, rng)
     spell = lambda points: "".join(f"<loc{int(np.clip(round(float(v)), 0, 63)):02}>" for p in points for v in p)
-    said = [backbone.config.prompt(t + spell(a)) for t, a in zip(texts, answers)]              # our own words, locations and all, which `inputs` takes from a stranger's
-    inputs = backbone.inputs(looks.frames, texts) | dict(model.tokenizer(said, padding=True, return_tensors="pt", add_special_tokens=False))
+    said = [backbone.config.prompt(t + spell(a)) for t, a in zip(texts, answers)]              # our own words, locations and all, which `Backbone.inputs` takes from a stranger's
+    inputs = dict(model.tokenizer(said, padding=True, return_tensors="pt", add_special_tokens=False), pixel_values=pixels(paired(looks.frames, texts), backbone.config))
     features = backbone(**inputs)
     size, per = backbone.config.image_size, backbone.config.image_size // backbone.config.vision["patch_size"]
     is_loc = (inputs["input_ids"] >= model.locations[0]) & (inputs["input_ids"] <= model.locations[-1])

@@ -311,7 +311,7 @@ def validate(path: str | Path) -> list[Finding]:
     for check in checks:
         try: found += check
         except Exception as e: found += _failed(e, root)
-    found = [replace(f, file=os.path.relpath(f.file, root)) if os.path.isabs(f.file) and root.is_dir() else f for f in found]
+    if root.is_dir(): found = [replace(f, file=os.path.relpath(f.file, root)) if os.path.isabs(f.file) else f for f in found]
     return sorted(_grouped(found), key=lambda f: f.severity)
 
 

@@ -105,6 +105,9 @@ def test_readme_says_the_rest_of_it_too():
     assert one(f"a difference of {three}") == over("lambda 0.0", "filtered dreams") and one(f"it makes one of {three}") == over("filtered dreams and video", "filtered dreams")
     assert one(r"with 30 % they make (\d+) % \[.*?\], with 15 % (\d+) % \[.*?\]\. Every other kept dream makes (\d+) %") == tuple(rate(n)[0] for n in ("blend 30%", "blend 15%", "half the dreams"))
     assert one(r"same policies place (\d+) % with the kept dreams and (\d+) % with real") == tuple(rate(n, "held out, plans drawn")[0] for n in ("filtered dreams", "real demonstrations"))
+    read, given, real = (found[name, "held out"]["rate"]["mean"] for name in ("true films, read", "real, as dreams", "real demonstrations"))
+    lacks = -found["filtered dreams", "held out"]["over"]["real demonstrations"]["mean"]
+    assert one(r"dreams lack (\d+) points to real demonstrations: (\d+) lie in the dreamed films, (\d+) in the reading of true ones, and (\d+) in the form") == tuple(round(100 * x) for x in (lacks, lacks - (real - read), given - read, real - given))
     asis, further = ({r["steps"]: r["replayed"] for r in json.loads((headline.OUT.parent / "further_fitting.json").read_text())["rows"]}[n] for n in (0, 200))
     assert one(r"of eighty, (\d+) replayed then, (\d+) as it is") == (further, asis)
     told = known["told_apart"]
