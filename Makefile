@@ -16,7 +16,7 @@ export GOMP_SPINCOUNT ?= 30000
 help:                    ## this list
 	@sed -nE "s/^([a-z]+):[^#]*## (.*)/  make \1\t\2/p" $(firstword $(MAKEFILE_LIST)) | expand -t 20
 
-cookbook: $(READY)       ## the whole data engine, laptop profile: 14 to 18 minutes on two cores
+cookbook: $(READY)       ## the whole data engine, laptop profile: 11 to 18 minutes on two cores
 	$(RUN) --profile laptop $(if $(DATASET),--dataset $(DATASET))
 
 smoke: $(READY)          ## the same, as small as it goes: minutes

@@ -8,7 +8,7 @@ from . import __version__, chapters, core, runner
 from .core import CookbookError
 
 EPILOG = """examples:
-  groot-cookbook run --profile laptop                 the whole data engine, 14 to 18 minutes on two cores
+  groot-cookbook run --profile laptop                 the whole data engine, 11 to 18 minutes on two cores
   groot-cookbook run --profile laptop --dataset PATH  the same on your own LeRobot dataset
   groot-cookbook run --from 04 -p 04_filtering.threshold=0.8   from a chapter on, with one parameter changed
   groot-cookbook params 03                            what chapter 03 can be told
