@@ -118,7 +118,7 @@ def dream_worth() -> dict:
 
 
 def dream_cost() -> dict:
-    "What quality costs: the same two dozen wishes on moved tables, from the same noise, at 2 to 10 sampling steps, unguided and guided; seconds beside what the dreams are worth (notebook 02a). Only with --only."
+    "What quality costs: the same two dozen wishes on moved tables, from the same noise, at 2 to 10 sampling steps, unguided and guided; processor seconds, which a busy machine leaves as they are, beside what the dreams are worth (notebook 02a). Only with --only."
     import numpy as np
 
     from groot_cookbook import dreaming
@@ -128,18 +128,18 @@ def dream_cost() -> dict:
     names = ("tiny-cosmos", "tiny-idm")
     dreamer, idm = dreaming.load_dreamer(names[0]), InverseDynamics.from_pretrained(core.checkpoint(names[1]))
     settings = list(itertools.product((2, 4, 6, 10), (0., 3.)))
-    worths, times = {s: [] for s in settings}, {s: [] for s in settings}
+    worths, times, waits = ({s: [] for s in settings} for _ in range(3))
     for scene in examination(24)["environment"]:
         seed_image, true = Tabletop().arrange(scene).look().rgb, render(simulate(scene, plan(scene)))
         for steps, guidance in settings:                    # side by side: a busy moment of the machine meets all of them
-            began = time.perf_counter()
+            began = time.process_time(), time.perf_counter()
             made = dreaming.dream(dreamer, seed_image, scene.instruction, scene.seed, steps, guidance)
-            times[steps, guidance].append((time.perf_counter() - began) * 1e3)
+            for kept, clock, then in zip((times, waits), (time.process_time, time.perf_counter), began): kept[steps, guidance].append((clock() - then) * 1e3)
             worths[steps, guidance].append(worth(made.video, scene, label(idm, made.video, HZ).actions, true))
     rows = [{"backend": names[0], "scope": f"{steps} steps, guidance {guidance:g}", "steps": steps, "guidance": guidance, "dreams": len(worths[steps, guidance]), "p50": float(np.median(times[steps, guidance])),
-             "p99": float(np.quantile(times[steps, guidance], .99)), "whole": round(float(np.mean([w.whole for w in worths[steps, guidance]])), 3), **mean_worth(worths[steps, guidance])} for steps, guidance in settings]
+             "p99": float(np.quantile(times[steps, guidance], .99)), "waited_p50": float(np.median(waits[steps, guidance])), "whole": round(float(np.mean([w.whole for w in worths[steps, guidance]])), 3), **mean_worth(worths[steps, guidance])} for steps, guidance in settings]
     book = next(r for r in rows if (r["steps"], r["guidance"]) == (6, 0.))
-    return verdict(rows, "a dream as chapter 02 makes it, 6 steps unguided, in at most 4 s", book["p50"] <= 4000) | {"weights": {n: dreaming.weights_sha(core.checkpoint(n)) for n in names}}
+    return verdict(rows, "a dream as chapter 02 makes it, 6 steps unguided, in at most 4 s of one core", book["p50"] <= 4000) | {"weights": {n: dreaming.weights_sha(core.checkpoint(n)) for n in names}}
 
 
 def further_fitting() -> dict:
