@@ -49,8 +49,7 @@ def read_clips(folder: str | Path, n: int | None = None) -> Clips: # the first n
     for path in sorted(Path(folder).glob("*.npz")):
         if n is not None and len(instructions) >= n: break
         with np.load(path) as part:
-            frames.append(part["frames"]); instructions += [str(i) for i in part["instructions"]]
-            if "fps" in part: fps = float(part["fps"])
+            frames.append(part["frames"]); instructions += [str(i) for i in part["instructions"]]; fps = float(part.get("fps", fps))
     if not frames: raise CookbookError("no clips (*.npz)", folder, "Name a folder with frames and instructions, or one that does not exist: it is then made")
     if n is not None and len(instructions) < n:
         raise CookbookError(f"{len(instructions)} clips where {n} are wanted", folder, "Name another folder (one that does not exist is made), or ask for fewer")
