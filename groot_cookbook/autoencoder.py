@@ -23,7 +23,8 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import WanResample, WanRMS
 # %% auto #0
 __all__ = ['PHASES', 'DECODER', 'Clips', 'read_clips', 'make_clips', 'tiny_vae', 'channels_last', 'encode_clip', 'decode_clip',
            'to_video', 'to_frames', 'weights', 'reconstruction_loss', 'start_clips', 'recolour', 'draw', 'lean_norm',
-           'vae_step', 'reconstruct', 'measure', 'register_latents', 'to_latents', 'forget_where', 'write_card']
+           'vae_step', 'reconstruct', 'measure', 'drift', 'register_latents', 'to_latents', 'forget_where',
+           'write_card']
 
 # %% ../nbs/train/90_tiny_vae.ipynb #c007
 @dataclass
@@ -31,6 +32,7 @@ class Clips:
     "Video of the workspace with its instructions; all that a world model is trained on."
     frames: np.ndarray             # (N, T, H, W, 3) uint8
     instructions: list[str]
+    fps: float = 10.
 
     @property
     def digest(self) -> str:
@@ -38,20 +40,20 @@ class Clips:
         return hashlib.sha256(self.frames[:, ::8, ::8, ::8].tobytes()).hexdigest()
 
     def __len__(self): return len(self.frames)
-    def __getitem__(self, rows): return Clips(self.frames[rows], list(np.array(self.instructions, object)[rows]))
+    def __getitem__(self, rows): return Clips(self.frames[rows], list(np.array(self.instructions, object)[rows]), self.fps)
 
 
 def read_clips(folder: str | Path, n: int | None = None) -> Clips: # the first n of `*.npz` in order of name
-    "Clips from the `frames` and `instructions` of every npz file in `folder`."
-    frames, instructions = [], []
+    "Clips from the `frames` and `instructions` of every npz file in `folder`, and their `fps` where it is told: the workspace's is 10."
+    frames, instructions, fps = [], [], 10.
     for path in sorted(Path(folder).glob("*.npz")):
         if n is not None and len(instructions) >= n: break
         with np.load(path) as part:
-            frames.append(part["frames"]); instructions += [str(i) for i in part["instructions"]]
+            frames.append(part["frames"]); instructions += [str(i) for i in part["instructions"]]; fps = float(part.get("fps", fps))
     if not frames: raise CookbookError("no clips (*.npz)", folder, "Name a folder with frames and instructions, or one that does not exist: it is then made")
     if n is not None and len(instructions) < n:
         raise CookbookError(f"{len(instructions)} clips where {n} are wanted", folder, "Name another folder (one that does not exist is made), or ask for fewer")
-    return Clips(np.concatenate(frames)[:n], instructions[:n])
+    return Clips(np.concatenate(frames)[:n], instructions[:n], fps)
 
 
 def make_clips(folder: str | Path, n: int, workers: int = 2, far: float = .5) -> Path: # far: share of shifted workspaces, evenly spread
@@ -227,6 +229,15 @@ def measure(vae: AutoencoderKLWan, clips: Clips, lengths: tuple = (1, 17, 57)) -
     moving = [np.abs(f.astype(int) - np.median(f, 0)).max(-1) > 25 for f in clips.frames]
     figures["psnr_moving"] = float(np.mean([psnr(reconstruct(vae, f)[m], f[m]) for f, m in zip(clips.frames, moving) if m.any()]))
     return {k: round(v, 2) for k, v in figures.items()}
+
+
+def drift(vae: AutoencoderKLWan, clips: Clips, n: int = 10) -> dict[str, dict]:
+    "Whether colours wander on the way through a clip: over its first and its last `n` frames the mean error of red, green and blue, in grey levels of 255, and the PSNR."
+    made, found = np.stack([reconstruct(vae, f) for f in clips.frames]), {}
+    for name, part in (("first", slice(n)), ("last", slice(-n, None))):
+        a, b = made[:, part], clips.frames[:, part]
+        found[name] = {"rgb_error": (a.astype(float) - b).mean((0, 1, 2, 3)).round(2).tolist(), "psnr": round(float(np.mean([psnr(x, y) for x, y in zip(a, b)])), 2)}
+    return found
 
 # %% ../nbs/train/90_tiny_vae.ipynb #c032
 @torch.no_grad()

@@ -24,12 +24,12 @@ from .episodes import Episode
 torchvision_ready()
 from diffusers import DiffusionPipeline
 from diffusers.pipelines.cosmos.pipeline_cosmos2_5_predict import CosmosSafetyChecker
-from diffusers.utils import is_cosmos_guardrail_available
+from diffusers.utils import is_cosmos_guardrail_available, is_peft_available
 
 # %% auto #0
-__all__ = ['PROMPTER', 'Dream', 'OwnWeightsChecker', 'weights_sha', 'is_own', 'Dreamer', 'read_size', 'load_dreamer', 'speak_up',
-           'stay_finite', 'prepare', 'prompt_tokens', 'check_wish', 'dream', 'Fidelity', 'psnr', 'ssim', 'fidelity',
-           'motion', 'leaning', 'to_episode', 'laid_aside', 'dream_all']
+__all__ = ['ADAPTERS', 'PROMPTER', 'Dream', 'OwnWeightsChecker', 'weights_sha', 'is_own', 'Dreamer', 'read_size', 'base_of',
+           'put_on', 'load_dreamer', 'speak_up', 'stay_finite', 'prepare', 'prompt_tokens', 'check_wish', 'dream',
+           'Fidelity', 'psnr', 'ssim', 'fidelity', 'motion', 'leaning', 'to_episode', 'laid_aside', 'dream_all']
 
 # %% ../nbs/02_dreaming.ipynb #c011
 @dataclass(frozen=True, eq=False)
@@ -124,9 +124,32 @@ def read_size(size: str) -> tuple[int, int]: # "480x832" -> (480, 832)
         raise CookbookError(f"not a size of dreams: {size!r}", "size", 'Give height x width in multiples of 16, such as "480x832"')
     return height, width
 
+# %% ../nbs/02_dreaming.ipynb #l002
+ADAPTERS = "pytorch_lora_weights.safetensors"         # as diffusers calls them
+
+
+def base_of(name: str | Path) -> tuple[str | Path, Path | None]: # the pipeline, and the folder of adapters that go on it
+    "Where `name` is a folder of LoRA adapters: the pipeline that its card says they were trained on, named from that folder where it is a folder too."
+    folder = Path(checkpoint(revised(name)[0]))
+    if not (folder / ADAPTERS).is_file() or (folder / "model_index.json").is_file(): return name, None
+    if not (base := card(folder).get("base")):
+        raise CookbookError("adapters without a card that names their base", folder, 'Write {"base": "..."} into card.json: the pipeline they were trained on')
+    if not is_peft_available(): raise CookbookError("adapters need `peft`, which is not installed", folder, "Install it: pip install -c constraints.txt -e '.[real]'")
+    return (folder / base if (folder / base).is_dir() else base), folder
+
+
+def put_on(pipe: DiffusionPipeline, folder: Path, base_sha: str) -> str:
+    "Load adapters into the pipeline that they were trained on; gives one hash of both."
+    if card(folder).get("base_sha", base_sha) != base_sha:
+        raise CookbookError("adapters of other weights than these", folder, "Give the base that their card names, of the same revision, or train them again")
+    try: pipe.load_lora_weights(folder)
+    except RuntimeError as e: raise CookbookError("adapters of another shape than these weights", folder, "Give the base that they were trained on") from e
+    return hashlib.sha256(f"{base_sha} {weights_sha(folder)}".encode()).hexdigest()
+
+
 # %% ../nbs/02_dreaming.ipynb #c017
 def load_dreamer(
-    name: str | Path,                    # folder, name in data/checkpoints, or hub id with `@revision`
+    name: str | Path,                    # folder of a pipeline or of adapters, name in data/checkpoints, or hub id with `@revision`
     device: str | None = None,           # a GPU where there is one
     dtype: torch.dtype | None = None,    # bfloat16 on a GPU, float32 elsewhere, and for this project's small weights everywhere: their words are a few digits apart
     size: str = "",                      # height x width of its dreams, such as "480x832"; default: the checkpoint's own
@@ -134,21 +157,24 @@ def load_dreamer(
 ) -> Dreamer:
     "Any Cosmos pipeline that starts from an image; with its guardrail unless the weights are this project's own."
     asked = ({"size": read_size(size)} if size else {}) | ({"frames": frames} if frames else {})
-    plain, revision = revised(name)
+    base, adapters = base_of(name)
+    plain, revision = revised(base)
     where, device = checkpoint(plain), device or best_device()
     if Path(where).is_dir() and not (Path(where) / "model_index.json").is_file():
         raise CookbookError("not a pipeline: no model_index.json", where, "Give the folder of a Cosmos pipeline, or a Cosmos checkpoint's name on the hub")
-    own = Path(where).is_dir() and is_own(where)
+    own = Path(where).is_dir() and all(is_own(folder) for folder in (where, adapters) if folder)
     if not own and not is_cosmos_guardrail_available():
         raise CookbookError("weights that this project did not train load only with NVIDIA's guardrail, and `cosmos_guardrail` is not installed",
                             name, "Install it: pip install -c constraints.txt -e '.[real]' (its two models are gated on the hub: accept their terms first)")
     try:
         if not Path(where).is_dir(): where = DiffusionPipeline.download(where, revision=revision)
         pipe = DiffusionPipeline.from_pretrained(where, dtype=dtype or (torch.float32 if own or device == "cpu" else torch.bfloat16), **({"safety_checker": OwnWeightsChecker()} if own else {}))
+        sha = weights_sha(where) if adapters is None else put_on(pipe, adapters, weights_sha(where))
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as e:
         raise CookbookError(f"not a pipeline that can be loaded ({str(e).splitlines()[0]})", where,
                             "Give a folder with model_index.json, or a Cosmos checkpoint's name on the hub") from e
-    dreamer = Dreamer(pipe.to(device), str(name), weights_sha(where), (card(where) if own else {}) | asked)
+    trained = {k: v for k, v in card(adapters).items() if k in ("size", "frames", "fps")} if adapters else {}
+    dreamer = Dreamer(pipe.to(device), str(name), sha, (card(where) if own else {}) | trained | asked)
     if "prompt" not in dreamer.takes or not {"image", "video"} & set(dreamer.takes):
         raise CookbookError(f"{type(pipe).__name__} does not dream from an image and a sentence", name, "Use a Video2World or Predict2.5 checkpoint")
     pipe.set_progress_bar_config(disable=True)

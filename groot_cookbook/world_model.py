@@ -3,7 +3,8 @@
 # %% ../nbs/train/91_tiny_cosmos.ipynb #c003
 from __future__ import annotations
 
-import hashlib
+import hashlib, os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,19 +13,22 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .autoencoder import Clips, forget_where, to_latents, write_card
-from .core import autocast, checkpoint, replacing, seeded, torchvision_ready
-from .dreaming import OwnWeightsChecker, prompt_tokens, weights_sha
+from .autoencoder import Clips, forget_where, to_latents, to_video, write_card
+from .core import CookbookError, autocast, checkpoint, replacing, seeded, torchvision_ready
+from .dreaming import Dreamer, OwnWeightsChecker, load_dreamer, prompt_tokens, weights_sha
 from .optimizer import Trainer, progress
 
 torchvision_ready()
 from diffusers import AutoencoderKLWan, CosmosTransformer3DModel, UniPCMultistepScheduler
 from diffusers.pipelines.cosmos.pipeline_cosmos2_5_predict import DEFAULT_NEGATIVE_PROMPT, Cosmos2_5_PredictBasePipeline
+from diffusers.training_utils import cast_training_params
+from diffusers.utils import is_peft_available
 from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
 
 # %% auto #0
-__all__ = ['tiny_transformer', 'tiny_pipeline', 'cache_latents', 'prompt_length', 'embed', 'spread_words', 'draw_sigma',
-           'flow_loss', 'plain_attention', 'flow_step', 'save_pipeline']
+__all__ = ['RANK', 'LORA_LR', 'PROJECTIONS', 'tiny_transformer', 'tiny_pipeline', 'load_base', 'film_latents', 'cache_latents',
+           'prompt_length', 'embed', 'spread_words', 'draw_sigma', 'flow_loss', 'add_adapters', 'adapter_trainer',
+           'loss_with_and_without', 'base_from', 'save_adapters', 'plain_attention', 'flow_step', 'save_pipeline']
 
 # %% ../nbs/train/91_tiny_cosmos.ipynb #c009
 def tiny_transformer(vae: AutoencoderKLWan, text_width: int, width: int = 256, blocks: int = 6, seed: int = 0) -> CosmosTransformer3DModel:
@@ -49,16 +53,38 @@ def tiny_pipeline(vae: AutoencoderKLWan, reason: str | Path, seed: int = 0, **sh
     tokenizer = AutoTokenizer.from_pretrained(checkpoint(reason))
     return Cosmos2_5_PredictBasePipeline(text_encoder, tokenizer, transformer, vae, UniPCMultistepScheduler(**flow), OwnWeightsChecker())
 
+# %% ../nbs/train/91_tiny_cosmos.ipynb #l102
+def load_base(name: str, clips: Clips) -> tuple[Dreamer, Cosmos2_5_PredictBasePipeline, AutoencoderKLWan]:
+    "Somebody else's Predict2.5, with its guardrail, for films as long and as large as these clips."
+    if not is_peft_available(): raise CookbookError("LoRA needs `peft`, which is not installed", name, "Install it: pip install -c constraints.txt -e '.[real]'")
+    _, t, h, w, _ = clips.frames.shape
+    if t % 4 != 1 or h % 16 or w % 16: raise CookbookError(f"clips of {t} frames of {h}x{w}", "clips", "Cut them to 4k+1 frames, and to sides in multiples of 16")
+    base = load_dreamer(name, size=f"{h}x{w}", frames=t)
+    if not isinstance(base.pipe, Cosmos2_5_PredictBasePipeline):
+        raise CookbookError(f"{type(base.pipe).__name__} was trained on another objective", name, "Give a Cosmos-Predict2.5")
+    if getattr(base.pipe.transformer, "peft_config", None):
+        raise CookbookError("adapters, and not a pipeline", name, "Name the pipeline they go on; a training that was stopped goes on from its own state")
+    return base, base.pipe, base.pipe.vae
+
+
+@torch.no_grad()
+def film_latents(vae: AutoencoderKLWan, frames: np.ndarray) -> Tensor: # (B, T, H, W, 3) uint8 -> (B, z, k+1, h, w), unit size
+    "Normalised latents as `to_latents` has them, from any autoencoder of this class, wherever it lies: one film at a time, in its own pieces."
+    mean, std = (torch.tensor(v).view(1, -1, 1, 1, 1) for v in (vae.config.latents_mean, vae.config.latents_std))
+    found = [vae.encode(to_video(f[None]).to(vae.device, vae.dtype)).latent_dist.mode().float().cpu() for f in frames]
+    return (torch.cat(found) - mean) / std
+
+
 # %% ../nbs/train/91_tiny_cosmos.ipynb #c012
 @torch.no_grad()
-def cache_latents(vae: AutoencoderKLWan, clips: Clips, file: Path) -> Tensor: # (N, z, 15, 16, 16) float16
+def cache_latents(vae: AutoencoderKLWan, clips: Clips, file: Path, encode: Callable = to_latents) -> Tensor: # (N, z, 15, 16, 16) float16
     "Normalised latents of all clips, from `file` where the same autoencoder has made them of the same clips."
     of = hashlib.sha256(clips.digest.encode())
-    for p in vae.state_dict().values(): of.update(p.numpy().tobytes())
+    for p in vae.state_dict().values(): of.update(p.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     if file.exists():
         with safe_open(file, "pt") as f:
             if (f.metadata() or {}).get("of") == of.hexdigest(): return f.get_tensor("latents")
-    with autocast(): found = [to_latents(vae, f[None]) for f in clips.frames]
+    with autocast(): found = [encode(vae, f[None]) for f in clips.frames]
     latents = torch.cat([x.float().half() for x in found]).contiguous()
     file.parent.mkdir(parents=True, exist_ok=True)
     with replacing(file) as part: save_file({"latents": latents}, part, metadata={"of": of.hexdigest()})
@@ -73,8 +99,8 @@ def prompt_length(pipe: Cosmos2_5_PredictBasePipeline, instructions: list[str]) 
 @torch.no_grad()
 def embed(pipe: Cosmos2_5_PredictBasePipeline, sentences: list[str], length: int) -> dict[str, Tensor]: # sentence -> (length, layers * width)
     "What the transformer is told, per sentence; the empty sentence is what guidance steers away from."
-    table = {s: pipe._get_prompt_embeds(s, max_sequence_length=length)[0] for s in sorted(set(sentences))}
-    return table | {"": pipe._get_prompt_embeds(DEFAULT_NEGATIVE_PROMPT, max_sequence_length=length)[0]}
+    table = {s: pipe._get_prompt_embeds(s, max_sequence_length=length)[0].cpu() for s in sorted(set(sentences))}
+    return table | {"": pipe._get_prompt_embeds(DEFAULT_NEGATIVE_PROMPT, max_sequence_length=length)[0].cpu()}
 
 # %% ../nbs/train/91_tiny_cosmos.ipynb #c015
 @torch.no_grad()
@@ -107,14 +133,61 @@ def flow_loss(
     known_sigma: float = 1e-4,
 ) -> Tensor:
     "Mean squared error of the predicted velocity over the frames that were not given."
-    b, _, t, h, w = clean.shape
-    given = (torch.arange(t) < known).float().view(1, 1, t, 1, 1).expand(b, 1, t, 1, 1)
+    (b, _, t, h, w), where = clean.shape, clean.device
+    given = (torch.arange(t, device=where) < known).float().view(1, 1, t, 1, 1).expand(b, 1, t, 1, 1)
     s = sigma.view(b, 1, 1, 1, 1)
     noisy = given * clean + (1 - given) * ((1 - s) * clean + s * noise)
     made = transformer(hidden_states=noisy, condition_mask=given.expand(b, 1, t, h, w), timestep=given * known_sigma + (1 - given) * s,
-                       encoder_hidden_states=text, padding_mask=torch.zeros(1, 1, h, w), return_dict=False)[0]
+                       encoder_hidden_states=text, padding_mask=torch.zeros(1, 1, h, w, device=where), return_dict=False)[0]
     error = (made.float() - (noise - clean)).square() * (1 - given)
     return error.sum() / (1 - given).expand_as(error).sum()
+
+# %% ../nbs/train/91_tiny_cosmos.ipynb #l104
+RANK, LORA_LR = 32, 2 ** -14.5            # examples/cosmos/train_cosmos_predict25_lora.py in diffusers; of 2048 dimensions the passage is one in 64
+PROJECTIONS = ["to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2"]
+
+
+def add_adapters(transformer: CosmosTransformer3DModel, rank: int = RANK, seed: int = 0) -> None:
+    "Freeze what is there, and lay a narrow detour beside every projection; activations are recomputed on the way back, for a film has many."
+    from peft import LoraConfig
+    transformer.requires_grad_(False)
+    with seeded(seed): transformer.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=PROJECTIONS))
+    cast_training_params(transformer)                          # float32, whatever the weights beside them are
+    transformer.enable_gradient_checkpointing()
+
+
+def adapter_trainer(transformer: CosmosTransformer3DModel, file: Path, lr: float = LORA_LR, **recipe) -> Trainer:
+    "A trainer of the adapters alone, all by AdamW: Muon is for whole matrices, and each of these is half of one."
+    trainer = Trainer(transformer, file, lr=lr, recipe=recipe)
+    trainer.steppers[:] = [torch.optim.AdamW([{"params": trainer.params, "peak": lr}], lr=lr, betas=(.9, .99), weight_decay=.01, fused=True)]
+    return trainer
+
+
+@torch.no_grad()
+def loss_with_and_without(transformer: CosmosTransformer3DModel, clean: Tensor, text: Tensor, seed: int = 0) -> dict[str, float]:
+    "What the adapters change: the loss of the same clips in the same noise, one by one."
+    generator, where = torch.Generator().manual_seed(seed), next(transformer.parameters()).device
+    drawn, found = (clean, text, draw_sigma(len(clean), generator), torch.randn(clean.shape, generator=generator)), {}
+    for name, switch in (("without", transformer.disable_adapters), ("with", transformer.enable_adapters)):
+        switch()
+        with autocast(device=where.type): losses = [float(flow_loss(transformer, *(x[i:i + 1].to(where) for x in drawn))) for i in range(len(clean))]
+        found[name] = round(float(np.mean(losses)), 4)
+    return found
+
+
+# %% ../nbs/train/91_tiny_cosmos.ipynb #l106
+def base_from(name: str, folder: Path) -> str:
+    "How the adapters in `folder` name the pipeline they go on: the same wherever both are carried."
+    return os.path.relpath(Path(name).resolve(), folder.resolve()) if Path(name).is_dir() else name
+
+
+def save_adapters(pipe: Cosmos2_5_PredictBasePipeline, folder: str | Path, **facts) -> Path: # facts: `base` and `base_sha` among them
+    "The adapters alone, with their card; `load_dreamer` takes the folder."
+    from peft.utils import get_peft_model_state_dict
+    pipe.save_lora_weights(folder, transformer_lora_layers=get_peft_model_state_dict(pipe.transformer))
+    write_card(folder, weights_sha=weights_sha(folder), **facts)
+    return Path(folder)
+
 
 # %% ../nbs/train/91_tiny_cosmos.ipynb #c025
 def plain_attention(query: Tensor, key: Tensor, value: Tensor, **_) -> Tensor: # each (B, S, heads, D)
@@ -127,13 +200,13 @@ def flow_step(trainer: Trainer, latents: Tensor, instructions: list[str], texts:
               seed: int = 0, batch: int = 4, dropout: float = .2) -> float:
     "One optimiser step; the batch depends on the seed and on the number of the step alone."
     rng, at = np.random.default_rng([seed, trainer.step]), progress(trainer, steps, minutes)
-    generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
+    generator, where = torch.Generator().manual_seed(int(rng.integers(2**31))), trainer.params[0].device
     rows = rng.integers(len(latents), size=batch)
     clean = latents[rows].float()
     text = torch.stack([texts["" if rng.random() < dropout else instructions[i]] for i in rows])
     text = text * torch.from_numpy(rng.random(batch) > .1 * dropout).float().view(-1, 1, 1)      # and now and then no words at all
-    with autocast():
-        loss = flow_loss(trainer.model, clean, text, draw_sigma(batch, generator), torch.randn(clean.shape, generator=generator))
+    drawn = clean, text, draw_sigma(batch, generator), torch.randn(clean.shape, generator=generator)
+    with autocast(device=where.type): loss = flow_loss(trainer.model, *(x.to(where) for x in drawn))
     warm = min(1., (trainer.step + 1) / 150)
     trainer.update(loss, warm * (1 if at < .5 else .02 + .98 * .5 * (1 + np.cos(np.pi * (at - .5) / .5))))
     return trainer.log[-1]
