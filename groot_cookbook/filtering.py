@@ -19,9 +19,9 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 from transformers.video_utils import VideoMetadata
 
 # %% auto #0
-__all__ = ['QUESTIONS', 'PHYSICS', 'SYSTEM', 'CLOSING', 'FAMILIES', 'THRESHOLD', 'questions_about', 'Family', 'Critic',
-           'load_critic', 'clip_of', 'asking', 'log_odds', 'probability', 'auc', 'balance', 'platt', 'reliability',
-           'physics', 'combine', 'tradeoff', 'Verdict', 'judge', 'keep']
+__all__ = ['QUESTIONS', 'PHYSICS', 'SYSTEM', 'CLOSING', 'FAMILIES', 'THRESHOLD', 'WITNESSES', 'WAYS', 'questions_about', 'Family',
+           'Critic', 'load_critic', 'clip_of', 'asking', 'log_odds', 'probability', 'auc', 'balance', 'platt',
+           'reliability', 'physics', 'combine', 'tradeoff', 'Verdict', 'judge', 'keep', 'heard', 'ablation']
 
 # %% ../nbs/04_filtering.ipynb #c008
 QUESTIONS = {
@@ -230,3 +230,21 @@ def judge(critic: Critic, dream, labels=None, threshold: float = THRESHOLD, inde
 def keep(verdicts: list[Verdict], threshold: float = THRESHOLD) -> list[int]:
     "Places of the verdicts that pass a threshold, whatever the threshold they were given with."
     return [i for i, v in enumerate(verdicts) if v.score >= threshold]
+
+# %% ../nbs/04_filtering.ipynb #c052b
+WITNESSES = ("physics", "instruction", "consistency")
+WAYS = {"all three": WITNESSES, **{f"{w} alone": (w,) for w in WITNESSES}, **{f"without {w}": tuple(o for o in WITNESSES if o != w) for w in WITNESSES}}
+
+
+def heard(verdict: Verdict, witnesses: tuple[str, ...] = WITNESSES) -> float:
+    "The score of a dream if only some of its witnesses are heard; where none of them spoke, 0."
+    p = verdict.probabilities
+    said = [s for w, s in (("physics", physics(p)), ("instruction", p["instruction"]), ("consistency", verdict.consistency)) if w in witnesses and s is not None]
+    least = np.min(said) if said else np.nan
+    return float(np.clip(least, 0, 1)) if np.isfinite(least) else 0.
+
+
+def ablation(verdicts: list[Verdict], good: np.ndarray, threshold: float = THRESHOLD) -> dict[str, dict]:    # good (N,) of bool
+    "How well all witnesses, each alone, and all but each tell good dreams from the others: ROC-AUC, and precision, recall and keep rate at a threshold."
+    scores = {way: np.array([heard(v, who) for v in verdicts]) for way, who in WAYS.items()}
+    return {way: {"auc": auc(s, good), **{k: float(v[0]) for k, v in tradeoff(s, good, np.array([threshold])).items()}} for way, s in scores.items()}

@@ -26,8 +26,8 @@ _all_ = ["IDMConfig", "InverseDynamics"]
 
 # %% auto #0
 __all__ = ['EVERY', 'pairs', 'configure', 'prepare', 'shrunk', 'spoil', 'Pool', 'fit_idm', 'Labels', 'label', 'usual_doubt',
-           'Dimension', 'Reading', 'best_lag', 'measure', 'knows', 'traces', 'label_dream', 'IDMConfig',
-           'InverseDynamics']
+           'Dimension', 'Reading', 'best_lag', 'measure', 'compare', 'by_key', 'knows', 'traces', 'label_dream',
+           'IDMConfig', 'InverseDynamics']
 
 # %% ../nbs/03_idm.ipynb #c013
 def pairs(episode: Episode, gap: int = 1): # (first frames, frames `gap` later, the `gap` actions between): (N, H, W, 3) twice, (N, gap, A)
@@ -257,21 +257,29 @@ def measure(
     c = idm.config
     read, done = zip(*((label(idm, e.frames, e.fps), e.actions[:-1]) for e in episodes))          # one film at a time
     said, truth = np.concatenate([r.actions for r in read]), np.concatenate(done)
-    dimensions = []
-    for i, name in enumerate(c.names):
-        wrong, var = said[:, i] - truth[:, i], truth[:, i].var()
-        kind = "binary" if i in c.binary else "moving" if var > still ** 2 else "still"
-        middle = (c.low[i] + c.high[i]) / 2
-        dimensions.append(Dimension(name, kind, float(np.abs(wrong).mean()), float(1 - (wrong ** 2).mean() / var) if kind == "moving" else None,
-                                    float(((said[:, i] > middle) == (truth[:, i] > middle)).mean()) if kind == "binary" else None))
+    dimensions = compare(c, said, truth, still)
     moving = [i for i, d in enumerate(dimensions) if d.kind == "moving"]
     error = np.abs(c.normalizer.normalize(said) - c.normalizer.normalize(truth))[:, moving].mean(1) if moving else np.zeros(len(said))
-    keys = {k: _summary(dimensions[a:b]) for k, (a, b) in c.keys.items()}
     lags = [best_lag(r.actions[:, moving], d[:, moving]) for r, d in zip(read, done)] if moving else [0]
-    return Reading(dimensions, len(said), keys, _rank_correlation(np.concatenate([r.spread for r in read]), error), int(np.median(lags)),
+    return Reading(dimensions, len(said), by_key(c, dimensions), _rank_correlation(np.concatenate([r.spread for r in read]), error), int(np.median(lags)),
                    error, np.concatenate([r.confidence for r in read]))
 
 # %% ../nbs/03_idm.ipynb #c035
+def compare(config: IDMConfig, said: np.ndarray, truth: np.ndarray, still: float = .02) -> list[Dimension]:    # (N, A) twice, units of the action
+    "How far what was said lies from what was done, dimension by dimension, whoever said it."
+    dimensions = []
+    for i, name in enumerate(config.names):
+        wrong, var = said[:, i] - truth[:, i], truth[:, i].var()
+        kind = "binary" if i in config.binary else "moving" if var > still ** 2 else "still"
+        middle = (config.low[i] + config.high[i]) / 2
+        dimensions.append(Dimension(name, kind, float(np.abs(wrong).mean()), float(1 - (wrong ** 2).mean() / var) if kind == "moving" else None,
+                                    float(((said[:, i] > middle) == (truth[:, i] > middle)).mean()) if kind == "binary" else None))
+    return dimensions
+
+
+def by_key(config: IDMConfig, dimensions: list[Dimension]) -> dict[str, dict]: return {k: _summary(dimensions[a:b]) for k, (a, b) in config.keys.items()}  # modality key -> means over its dimensions
+
+
 def _summary(dimensions: list[Dimension]) -> dict:
     "Mean over the dimensions of one modality key."
     def mean(name, kinds): return round(float(np.mean(v)), 5) if (v := [getattr(d, name) for d in dimensions if d.kind in kinds]) else None

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from groot_cookbook import critic_data, filtering, tiny_reason
 from groot_cookbook.core import CookbookError, local
-from groot_cookbook.filtering import QUESTIONS, THRESHOLD, Critic, Verdict, auc, combine, judge, keep, log_odds, platt, probability, questions_about, reliability, tradeoff
+from groot_cookbook.filtering import PHYSICS, QUESTIONS, THRESHOLD, WAYS, WITNESSES, Critic, Verdict, ablation, auc, combine, heard, judge, keep, log_odds, platt, probability, questions_about, reliability, tradeoff
 
 INSTRUCTIONS = ["pick up the red block and place it in the left bin", "pick up the blue block and place it in the right bin"]
 chance = st.floats(0, 1)
@@ -86,6 +86,25 @@ def test_score_is_a_chance_and_never_rises_with_doubt(said, consistency, questio
     assert 0 <= score <= 1 and combine({**said, question: said[question] / 2}, consistency) <= score + 1e-12
     assert combine({**said, question: 0.}, consistency) == 0
     assert combine({**said, question: float("nan")}, consistency) == 0
+
+
+@given(st.fixed_dictionaries({q: chance for q in QUESTIONS}), st.none() | chance)
+def test_all_witnesses_heard_make_the_score(said, consistency):
+    verdict = Verdict(said, combine(said, consistency), False, consistency=consistency)
+    assert heard(verdict) == verdict.score == min(heard(verdict, (w,)) for w in WITNESSES if w != "consistency" or consistency is not None)
+    assert heard(verdict, ("physics",)) == min(said[q] for q in PHYSICS) and heard(verdict, ("consistency",)) == (consistency or 0.)
+    assert all(heard(verdict, who) >= verdict.score for who in WAYS.values() if who != ("consistency",) or consistency is not None)
+
+
+def test_the_ablation_finds_the_one_who_knows():
+    "Physics says the same of all, instruction lies, consistency knows: alone it is right, without it nothing is."
+    good = np.arange(40) % 2 == 0
+    verdicts = [Verdict({**dict.fromkeys(PHYSICS, .9), "instruction": .6 if g else .8}, 0., False, consistency=.7 if g else .3) for g in good]
+    found = ablation(verdicts, good)
+    assert {way: row["auc"] for way, row in found.items()} == {"all three": 1, "physics alone": .5, "instruction alone": 0, "consistency alone": 1,
+                                                               "without physics": 1, "without instruction": 1, "without consistency": 0}
+    assert {way: row["precision"] for way, row in found.items() if "consistency" in WAYS[way]} == dict.fromkeys(["all three", "consistency alone", "without physics", "without instruction"], 1.)
+    assert found["without consistency"]["precision"] == .5 and found["without consistency"]["keep rate"] == 1 and found["all three"]["keep rate"] == .5
 
 
 @pytest.mark.parametrize("frames, what", [

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from groot_cookbook import core
 from groot_cookbook.core import CookbookError
 from groot_cookbook.episodes import TABLETOP, Dataset, Episode, Modality, at_rate
-from groot_cookbook.idm import (IDMConfig, InverseDynamics, best_lag, configure, fit_idm, knows, label, label_dream, measure, pairs, prepare,
+from groot_cookbook.idm import (IDMConfig, InverseDynamics, best_lag, by_key, compare, configure, fit_idm, knows, label, label_dream, measure, pairs, prepare,
                                 spoil, usual_doubt)
 from groot_cookbook.optimizer import State
 from groot_cookbook.workspace import demonstrate, seeds
@@ -146,6 +146,16 @@ def test_it_learns_what_is_there_to_be_learned():
     assert kinds["0"].r2 > .8 and kinds["1"].r2 < .5          # the bar's column can be seen, dimension 1 is noise
     assert kinds["2"].kind == "still" and kinds["2"].r2 is None and kinds["3"].kind == "binary" and kinds["3"].r2 is None
     assert reading.lag == 0 and json.dumps(reading.as_dict()) and "R2" in reading.table()
+
+
+def test_a_guess_is_measured_like_a_reading():
+    config = configure(CLIPS, Modality({}, {"arm": slice(0, 3), "hand": slice(3, 4)}, "front"))
+    truth = CLIPS[0].actions[:-1]
+    exact, mean = (compare(config, said, truth) for said in (truth, np.broadcast_to(truth.mean(0), truth.shape)))
+    assert [d.kind for d in exact] == ["moving", "moving", "still", "binary"] and all(d.mae == 0 for d in exact) and exact[0].r2 == exact[3].accuracy == 1
+    assert mean[0].r2 == pytest.approx(0, abs=1e-5) and mean[0].mae > .01 and mean[3].accuracy == max((truth[:, 3] > .5).mean(), (truth[:, 3] <= .5).mean())
+    assert by_key(config, mean) == {"arm": {"r2": pytest.approx(0, abs=1e-5), "mae": pytest.approx(np.mean([d.mae for d in mean[:3]]), abs=1e-5), "accuracy": None},
+                                    "hand": {"r2": None, "mae": pytest.approx(mean[3].mae, abs=1e-5), "accuracy": pytest.approx(mean[3].accuracy, abs=1e-5)}}
 
 
 def test_lag_is_found():
