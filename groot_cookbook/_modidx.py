@@ -797,6 +797,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                            'groot_cookbook/inference.py'),
                                           'groot_cookbook.inference.ChunkEngine.predict': ( 'inference.html#chunkengine.predict',
                                                                                             'groot_cookbook/inference.py'),
+                                          'groot_cookbook.inference.ChunkEngine.ready': ( 'inference.html#chunkengine.ready',
+                                                                                          'groot_cookbook/inference.py'),
                                           'groot_cookbook.inference.ChunkEngine.run': ( 'inference.html#chunkengine.run',
                                                                                         'groot_cookbook/inference.py'),
                                           'groot_cookbook.inference.ChunkEngine.words': ( 'inference.html#chunkengine.words',

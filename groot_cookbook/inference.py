@@ -212,6 +212,7 @@ class Chunk(nn.Module):
         one = settled(policy, slot).float()
         head, times = one.action_head, step_times(policy.config.action_head, steps)
         self.config, self.upstream_compatible = policy.config, head.upstream_compatible
+        self.whole_levels = bool(policy.processor and policy.processor.upstream_compatible)     # of colour, as `policy.predict` prepares pictures
         self.sight, self.reading, self.looking = Sight(one.backbone.eagle_model), Reading(one.backbone.eagle_model, one.backbone.eagle_linear), Looking(head)
         self.acting, self.state1, self.state2 = Acting(head, len(times)), linear(head.state_encoder.layer1), linear(head.state_encoder.layer2)
         width = self.acting.action2.out_features
@@ -223,7 +224,7 @@ class Chunk(nn.Module):
     @property
     def stages(self) -> tuple[nn.Module, ...]: return self.sight, self.reading, self.looking, self.acting  # each compiled on its own
 
-    def watch(self, images: Tensor, *told: Tensor) -> Tensor: return self(pixels(images, self.config.backbone), *told)  # (B, V, H, W, 3) uint8, and the rest of `forward`
+    def watch(self, images: Tensor, *told: Tensor) -> Tensor: return self(pixels(images, self.config.backbone, self.whole_levels), *told)  # (B, V, H, W, 3) uint8, and the rest of `forward`
 
     def biases(self, mask: Tensor, images: Tensor) -> list[Tensor | None]: # (B, L) bool twice -> (B, 1, 1, L) each: of the whole scene, and of N1.6's words and pictures
         turns = [mask & ~images, mask & images] if self.config.action_head.use_alternate_vl_dit else []
@@ -317,7 +318,7 @@ class ChunkEngine:
         # `tuned` tries kernels for every shape of product, about 25 s each on an H200: a quarter of an hour before the first chunk
         dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp8": torch.bfloat16}
         if precision not in dtypes: raise CookbookError(f"no precision called {precision!r}", "ChunkEngine", f"Choose among {', '.join(dtypes)}")
-        self.processor, self.tag, self.device = replace(policy.processor, length=length), tag, policy.device
+        self.processor, self.tag, self.device = replace(policy.processor, length=length or policy.processor.length), tag, policy.device
         self.compiled, self.mode, self.fp8, self.shape = compiled, "max-autotune-no-cudagraphs" if tuned and policy.device.type == "cuda" else None, precision == "fp8", (policy.config.action_head.action_horizon, policy.config.action_head.action_dim)
         self.chunk = Chunk(policy, self.processor.embodiment(tag).slot, steps, dtypes[precision])
         self.graphs: dict[tuple, Callable[..., Tensor]] = {}                         # one for each shape of what comes in
@@ -327,13 +328,13 @@ class ChunkEngine:
         p = self.processor
         if (instructions, views) not in self.said:
             need = tokens(p.tokenizer, list(instructions), views, p.backbone)[0].shape[1]
-            p.length = max(p.length or 0, -(-need // 16) * 16)                       # in sixteens, as attention likes it; longer words make a new graph
+            if not self.chunk.upstream_compatible: p.length = max(p.length or 0, -(-need // 16) * 16)      # in sixteens, as attention likes it; longer words make a new graph. Upstream's head looks at padding, so there none is added
             self.said = {(instructions, views): tuple(x.to(self.device) for x in tokens(p.tokenizer, list(instructions), views, p.backbone, p.length))}
         return self.said[instructions, views]
 
     @torch.no_grad()
     def run(self, *inputs: Tensor) -> Tensor: # of `Chunk.watch` -> (B, H, 32) normalised, which the next call overwrites
-        "The first call with new shapes takes its time: it compiles and captures."
+        "The first call with new shapes takes its time, it compiles and captures; let it be `ready`'s."
         if self.fp8: raise CookbookError("FP8 has to know first how large things get", "ChunkEngine", "Call calibrate with observations of the robot")
         shapes, cuda = tuple(x.shape for x in inputs), self.device.type == "cuda"
         if self.compiled and not self.graphs:
@@ -341,6 +342,10 @@ class ChunkEngine:
             for stage in self.chunk.stages: stage.compile(dynamic=False, mode=self.mode)
         if shapes not in self.graphs: self.graphs[shapes] = captured(self.chunk.watch, list(inputs)) if cuda else self.chunk.watch
         return self.graphs[shapes](*inputs)
+
+    def ready(self, instructions: list[str], size: tuple[int, int], views: int = 1) -> None: # a sentence a row, as long as any the robot will hear; height and width of its pictures
+        "Compile and capture beforehand, on a blank picture, so that the first chunk of a robot comes as fast as all others."
+        self.run(*self.inputs(np.zeros((len(instructions), views, *size, 3), np.uint8), instructions, None, torch.Generator().manual_seed(0)))
 
     def inputs(self, images, instructions: list[str], state, generator: Dice = None, temperature: float = 1.) -> list[Tensor]: # what `run` takes, from what `predict` takes
         images, said = observed(self.processor, images, instructions, state)

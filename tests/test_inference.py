@@ -64,6 +64,18 @@ def test_upstreams_blindness_to_padding_is_kept_where_it_is_asked_for(policy):
     assert (got - careful)[0].abs().max() > 1e-3 and torch.allclose(got[1], careful[1], atol=1e-5)
 
 
+@pytest.mark.parametrize("compatible", [False, True])
+def test_the_engine_prepares_pictures_as_the_policy_does(policy, compatible):
+    "At a size that has to be resized, where upstream's whole levels of colour and ours differ; and all rows hear the first, which is upstream's too."
+    same, rng = copy.deepcopy(policy), np.random.default_rng(0)
+    same.processor.upstream_compatible = same.action_head.upstream_compatible = compatible
+    images, state, said = rng.integers(0, 256, (2, 2, 47, 61, 3), np.uint8), rng.uniform(-1, 1, (2, 26)), ["pick up the red block", "put it in the left bin, and then the blue one"]
+    got, want = (predict(images, said, state, *more, torch.Generator().manual_seed(3)) for predict, more in ((ChunkEngine(same, gpu_policy.TAG, "fp32", compiled=False).predict, ()), (same.predict, (gpu_policy.TAG,))))
+    np.testing.assert_allclose(got, want, atol=2e-5)
+    other = policy.predict(images, said, state, gpu_policy.TAG, torch.Generator().manual_seed(3))
+    assert (np.abs(want - other).max() > 1e-3) == compatible
+
+
 def alternating(policy: GrootPolicy, every: int, adapter: bool = False) -> GrootPolicy:
     "N1.6's head on the same eyes: no future tokens, no adapter (N1.7 may have one), 8 blocks of which the even look at words and pictures in turn."
     head = policy.config.action_head
@@ -119,6 +131,19 @@ def test_longer_words_make_a_new_graph_and_shorter_ones_do_not(policy):
         want = policy.predict(images, [words], state, gpu_policy.TAG, torch.Generator().manual_seed(0))
         np.testing.assert_allclose(engine.predict(images, [words], state, torch.Generator().manual_seed(0)), want, atol=2e-5)
         assert len(engine.graphs) == graphs
+
+
+@pytest.mark.parametrize("rows, views", [(1, 1), (2, 2)])
+def test_an_engine_made_ready_compiles_and_captures_nothing_more(policy, rows, views):
+    from torch._dynamo.utils import counters
+    engine, (images, said, state), before = ChunkEngine(policy, gpu_policy.TAG, "fp32"), gpu_policy.given(policy, rows, views), torch.get_rng_state()
+    engine.ready(said, images.shape[2:4], views)
+    assert torch.equal(torch.get_rng_state(), before)                       # the robot's dice are its own
+    made, compiled = len(engine.graphs), counters["stats"]["unique_graphs"]
+    for words in (said, ["pick up the red block"] * rows):
+        want = policy.predict(images, words, state, gpu_policy.TAG, torch.Generator().manual_seed(0))
+        np.testing.assert_allclose(engine.predict(images, words, state, torch.Generator().manual_seed(0)), want, atol=2e-5)
+    assert made == len(engine.graphs) == 1 and 0 < compiled == counters["stats"]["unique_graphs"]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
