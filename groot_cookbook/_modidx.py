@@ -964,6 +964,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                            'groot_cookbook/policy.py'),
                                        'groot_cookbook.policy.GrootPolicy.device': ( 'policy.html#grootpolicy.device',
                                                                                      'groot_cookbook/policy.py'),
+                                       'groot_cookbook.policy.GrootPolicy.dtype': ( 'policy.html#grootpolicy.dtype',
+                                                                                    'groot_cookbook/policy.py'),
                                        'groot_cookbook.policy.GrootPolicy.encode': ( 'policy.html#grootpolicy.encode',
                                                                                      'groot_cookbook/policy.py'),
                                        'groot_cookbook.policy.GrootPolicy.from_pretrained': ( 'policy.html#grootpolicy.from_pretrained',
