@@ -256,8 +256,7 @@ class GrootPolicy(nn.Module):
         "The velocity at flow time `t` (B,) in thousandths; everything computed anew."
         return self.action_head.velocity(self.action_head.look(features, mask), mask, state, actions, t, embodiment_id, images=images)[0]
 
-    def noise(self, rows: int, generator: Dice = None) -> Tensor: # (B, H, 32)
-        return drawn_noise(rows, (self.config.action_head.action_horizon, self.config.action_head.action_dim), generator)
+    def noise(self, rows: int, generator: Dice = None) -> Tensor: return drawn_noise(rows, (self.config.action_head.action_horizon, self.config.action_head.action_dim), generator) # (B, H, 32)
 
     @torch.inference_mode()
     def predict(self, images, instructions: list[str], state, tag: str, generator: Dice = None, temperature: float = 1.) -> np.ndarray:
@@ -284,19 +283,18 @@ class GrootPolicy(nn.Module):
     @classmethod
     def from_pretrained(cls, name: str | Path, upstream_compatible: bool = False, precision: torch.dtype = torch.float32) -> "GrootPolicy":          # name: a folder, a name in data/checkpoints, or a hub id; in bfloat16 it takes half the memory, acts, and does not learn
         folder = local(name)
-        policy = untrained(folder, upstream_compatible)
-        for p in policy.parameters(): p.data = torch.empty_like(p, dtype=precision)      # not the frequencies of positions, which stay exact
-        return load_weights(policy, folder).eval()
+        return load_weights(untrained(folder, upstream_compatible, precision), folder).eval()
 
 # %% ../nbs/05_policy.ipynb #c016
-def untrained(folder: str | Path, upstream_compatible: bool = False) -> GrootPolicy:
-    "The policy that a checkpoint's tables describe, before its weights."
+def untrained(folder: str | Path, upstream_compatible: bool = False, precision: torch.dtype = torch.float32) -> GrootPolicy:
+    "The policy that a checkpoint's tables describe, with room for its weights."
     config = read_config(Path(folder), "backbone_cfg") | read_config(Path(folder), "action_head_cfg")
     try:
         shape = PolicyConfig.from_upstream(config)
         with no_init_weights(): policy = GrootPolicy(shape, upstream_compatible=upstream_compatible)
     except (TypeError, ValueError, KeyError, AttributeError, ZeroDivisionError) as e:
         raise CookbookError(f"not the configuration of a policy ({type(e).__name__}: {e})", Path(folder) / "config.json", "Take the checkpoint anew from where it came from") from e
+    for p in policy.parameters(): p.data = torch.empty_like(p, dtype=precision)      # not the frequencies of positions, which stay exact
     policy.processor = load_processor(folder, shape, upstream_compatible)
     policy.backbone.tokenizer = policy.processor.tokenizer
     return policy
