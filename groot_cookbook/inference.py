@@ -13,6 +13,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from .action_head import Attention, Block, at_pictures, sinusoid, step_times
 from .backbone import pixels, tokens
@@ -22,8 +24,8 @@ from .policy import Dice, GrootPolicy, drawn_noise, observed
 
 # %% auto #0
 __all__ = ['FP8', 'LARGEST', 'WIDE', 'one_product', 'attend', 'VisionLayer', 'rms', 'turn', 'WordLayer', 'HeadLayer', 'folded',
-           'plain', 'linear', 'Sight', 'Reading', 'forbidding', 'Looking', 'timetable', 'Acting', 'Chunk', 'Linear8',
-           'replace_linear', 'to_fp8', 'captured', 'ChunkEngine']
+           'plain', 'linear', 'Sight', 'Reading', 'forbidding', 'Looking', 'timetable', 'Acting', 'Chunk', 'Cost',
+           'held', 'Linear8', 'replace_linear', 'to_fp8', 'captured', 'ChunkEngine']
 
 # %% ../nbs/09a_inference.ipynb #c013
 def one_product(*layers: nn.Linear) -> nn.Linear:
@@ -239,6 +241,26 @@ class Chunk(nn.Module):
         for at in self.times: x = self.acting(x, stay, context, biases, at)
         return x.float()
 
+# %% ../nbs/09a_inference.ipynb #c009
+class Cost(TorchDispatchMode):
+    "What runs under it asks of a machine: operations of its products, bytes read of the numbers that `model` owns, and launches, which are operators that make something new; views cost nothing."
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        owned = [*model.parameters(), *model.buffers(), *(x for at in getattr(model, "times", ()) for x in at.values())]
+        self.owned, self.flop, self.read, self.launches = {x.untyped_storage()._cdata for x in owned}, 0, 0, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out, kwargs = func(*args, **(kwargs or {})), kwargs or {}
+        if any(r.alias_info for r in func._schema.returns): return out
+        self.launches += 1
+        if count := flop_registry.get(func._overloadpacket): self.flop += int(count(*args, **kwargs, out_val=out))
+        owned = [x for x in args if isinstance(x, Tensor) and x.untyped_storage()._cdata in self.owned]
+        self.read += out.nbytes if func is torch.ops.aten.embedding.default else sum(x.nbytes for x in owned)      # of a table of words a few rows
+        return out
+
+
+def held(model: nn.Module) -> int: return sum(x.nbytes for x in (*model.parameters(), *model.buffers()))  # bytes that stay in memory
+
 # %% ../nbs/09a_inference.ipynb #c040
 FP8 = torch.float8_e4m3fn
 LARGEST = torch.finfo(FP8).max
@@ -315,7 +337,6 @@ def captured(call: Callable[..., Tensor], inputs: list[Tensor]) -> Callable[...,
 class ChunkEngine:
     "`policy.predict` for one robot, made fast: in bf16 or FP8, compiled, and on a GPU captured as one graph for each shape of what comes in."
     def __init__(self, policy: GrootPolicy, tag: str, precision: str = "bf16", compiled: bool = True, tuned: bool = False, length: int | None = None, steps: int | None = None):
-        # `tuned` tries kernels for every shape of product, about 25 s each on an H200: a quarter of an hour before the first chunk
         dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp8": torch.bfloat16}
         if precision not in dtypes: raise CookbookError(f"no precision called {precision!r}", "ChunkEngine", f"Choose among {', '.join(dtypes)}")
         self.processor, self.tag, self.device = replace(policy.processor, length=length or policy.processor.length), tag, policy.device
@@ -343,9 +364,7 @@ class ChunkEngine:
         if shapes not in self.graphs: self.graphs[shapes] = captured(self.chunk.watch, list(inputs)) if cuda else self.chunk.watch
         return self.graphs[shapes](*inputs)
 
-    def ready(self, instructions: list[str], size: tuple[int, int], views: int = 1) -> None: # a sentence a row, as long as any the robot will hear; height and width of its pictures
-        "Compile and capture beforehand, on a blank picture, so that the first chunk of a robot comes as fast as all others."
-        self.run(*self.inputs(np.zeros((len(instructions), views, *size, 3), np.uint8), instructions, None, torch.Generator().manual_seed(0)))
+    def ready(self, instructions: list[str], size: tuple[int, int], views: int = 1) -> None: self.run(*self.inputs(np.zeros((len(instructions), views, *size, 3), np.uint8), instructions, None, torch.Generator().manual_seed(0)))  # compile and capture beforehand, for words as long as any to come, a sentence a row, and pictures (H, W)
 
     def inputs(self, images, instructions: list[str], state, generator: Dice = None, temperature: float = 1.) -> list[Tensor]: # what `run` takes, from what `predict` takes
         images, said = observed(self.processor, images, instructions, state)

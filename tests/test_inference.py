@@ -10,7 +10,7 @@ from hypothesis import given, settings, strategies as st
 
 from groot_cookbook.backbone import pixels
 from groot_cookbook.core import CookbookError
-from groot_cookbook.inference import FP8, Chunk, ChunkEngine, Linear8, to_fp8
+from groot_cookbook.inference import FP8, Chunk, ChunkEngine, Cost, Linear8, held, to_fp8
 from groot_cookbook.policy import GrootPolicy, PolicyConfig
 
 
@@ -165,6 +165,27 @@ def test_fp8_without_observations_is_an_error_and_with_them_is_near(policy):
     engine.calibrate([gpu_policy.given(policy, 1, seed=s) for s in range(4)])
     got, want = engine.predict(images, said, state, torch.Generator().manual_seed(0)), policy.predict(images, said, state, gpu_policy.TAG, torch.Generator().manual_seed(0))
     assert np.corrcoef(got.ravel(), want.ravel())[0, 1] > .99
+
+
+@torch.no_grad()
+def test_the_cost_of_a_layer_is_its_products_its_weights_and_its_launches():
+    model = torch.nn.Sequential(torch.nn.Embedding(100, 8), torch.nn.Linear(8, 4))
+    with Cost(model) as asked: model(torch.tensor([3, 4, 5])).T
+    assert (asked.flop, asked.read, asked.launches) == (2 * 3 * 8 * 4, 4 * (3 * 8 + 8 * 4 + 4), 2)             # three rows of the table, not a hundred; turning is free
+
+
+@torch.no_grad()
+def test_a_chunk_reads_its_steps_weights_in_every_step_and_all_others_once(policy):
+    x = asked(policy, 1, 1, 0)
+    costs = {}
+    for steps in (2, 4, 8):
+        chunk = Chunk(policy, 0, steps=steps)
+        with Cost(chunk) as costs[steps]: chunk.watch(*x)
+    step = (costs[8].read - costs[4].read) / 4
+    told = sum(v.nbytes for v in chunk.times[0].values())
+    assert step == (costs[4].read - costs[2].read) / 2 == held(chunk.acting) + told
+    once = held(chunk) - held(chunk.acting) - chunk.reading.words.weight.nbytes
+    assert .8 * once < costs[4].read - 4 * step < 1.2 * once
 
 
 def test_too_few_instructions_are_an_error_as_they_are_to_the_policy(policy):
