@@ -243,7 +243,7 @@ def load_weights(model: nn.Module, folder: str | Path) -> nn.Module:
         except Exception as e: raise CookbookError(f"unreadable weights ({e})", Path(folder) / name, "Copy the checkpoint again") from e
     unread = lambda key: any(u in key for u in UNREAD)
     state = model.state_dict()
-    own, have = ({k: v for k, v in some.items() if not unread(k)} for some in (state, have))
+    own, have = {k: v for k, v in state.items() if not unread(k)}, {k: v for k, v in have.items() if not unread(k)}
     problems = {"missing": sorted(own.keys() - have.keys()), "unexpected": sorted(have.keys() - own.keys()),
                 "of another shape": sorted(k for k in own.keys() & have.keys() if own[k].shape != have[k][1])}
     if any(problems.values()):
