@@ -10,7 +10,8 @@ Ways through the same policy on the same picture, words, state and noise, in one
     FP8                 the same with weights and activations of all wide layers in FP8
 `end to end` begins with a uint8 picture and a state in the robot's units in main memory and ends with actions in the robot's units there.
 With --peer FOLDER (where lerobot 0.4.4 and what it needs are installed) the peer gets the same weights and inputs in a process of its own, engine only.
-Beside them the floors of this very machine: how fast it copies and multiplies, and what the chunk's bytes and operations need at those rates.
+Beside them the floors of this very machine: how fast it copies and multiplies, and what the bytes and operations of the chunk that is timed need at those rates.
+Every row of an engine says what it was held to and whether that was met. Two and three views and batches are timed on the captured graph first, and then, while there is time, compiled.
 Writes data/results/latency_SIZE.json with raw samples. Without CUDA it says so and leaves everything as it is.
 """
 from __future__ import annotations
@@ -33,14 +34,16 @@ from bench import gpu_arguments, provenance, typed
 from groot_cookbook import core
 from groot_cookbook.action_head import ActionHeadConfig, step_times
 from groot_cookbook.backbone import BackboneConfig, pixels, tiny_tokenizer
-from groot_cookbook.benchmark import STEPS, Latency, measure, workload
+from groot_cookbook.benchmark import Latency, measure
 from groot_cookbook.episodes import Normalizer
 from groot_cookbook.export import lowered, settled
-from groot_cookbook.inference import ChunkEngine, captured
+from groot_cookbook.inference import Chunk, ChunkEngine, Cost, captured, held
 from groot_cookbook.policy import Embodiment, GrootPolicy, PolicyConfig, Processor
 
 TAG, SLOT = "new_embodiment", 31
 N16 = dict(max_action_dim=29, max_state_dim=29, use_alternate_vl_dit=True)                # N1.6's head, on N1.5's eyes: its own are not built here
+TARGETS = {"compiled": 4.5, "FP8 compiled": 3.5, "compiled, 8 steps": 7.}       # ms, median of the engine, N1.5 at full size with one view
+PEER = 7.                                                                         # times as fast as the peer's own eager code
 SENTENCE = "pick up the red block and place it in the left bin"
 
 
@@ -82,11 +85,26 @@ def anew(policy: GrootPolicy, picture: Tensor, ids: Tensor, mask: Tensor, state:
     return x.float()
 
 
+def alike(a: Tensor, b: Tensor) -> float: return torch.nn.functional.cosine_similarity(a.flatten().double(), b.flatten().double(), 0).item()
+
+
+def asked_of(chunk: Chunk, inputs: list[Tensor]) -> Cost:
+    "What a chunk has to read and to multiply, counted while it runs, before anything is compiled."
+    with Cost(chunk) as asked: chunk(pixels(inputs[0], chunk.config.backbone), *inputs[1:])
+    return asked
+
+
 def floors(device: torch.device, dtype: torch.dtype, side: int) -> dict[str, float]:
     "What this machine reaches in this run: GB/s of a copy, read and written, and TFLOPS of a square product."
     a, b = torch.empty(side * side * 16, dtype=dtype, device=device), torch.randn(2, side, side, device=device).to(dtype)
     copy, multiply = measure(lambda: a.clone(), "copy", "floor", 30), measure(lambda: b[0] @ b[1], "product", "floor", 30)
     return {"gb_s": 2 * a.nbytes / copy.percentile(50) / 1e6, "tflops": 2 * side ** 3 / multiply.percentile(50) / 1e9}
+
+
+def wall(asked: Cost, device: torch.device, dtype: torch.dtype, side: int) -> dict[str, float]:
+    "The least time that what is `asked` can take at the rates this machine reaches."
+    reached, gigabytes, teraflop = floors(device, dtype, side), asked.read / 1e9, asked.flop / 1e12
+    return reached | {"gigabytes": gigabytes, "teraflop": teraflop, "floor_ms": max(gigabytes / reached["gb_s"], teraflop / reached["tflops"]) * 1e3}
 
 
 def given(policy: GrootPolicy, rows: int = 1, views: int = 1, seed: int = 0) -> tuple[np.ndarray, list[str], np.ndarray]:
@@ -99,6 +117,7 @@ class Bench:
     "Rows of one run, each printed as it is made; a way whose answer differs from eager's is refused and gets none."
     def __init__(self, policy: GrootPolicy, n: int, deadline: float, out: Path):
         self.policy, self.n, self.deadline, self.out, self.rows, self.wants, self.refused = policy, n, deadline, out, [], {}, {}
+        self.targets, self.floors = {}, {}
         self.cuda = policy.device.type == "cuda"
 
     def late(self, what: str) -> bool:
@@ -115,7 +134,7 @@ class Bench:
 
     def row(self, taken: Latency, **more) -> None:
         self.rows.append(taken.summary() | more)
-        core.write_json(self.out / "rows_so_far.json", {"rows": self.rows, "refused": self.refused})
+        core.write_json(self.out / "rows_so_far.json", {"rows": self.rows, "refused": self.refused, "floors": self.floors})
         about = "  ".join(f"{k} {v:.6g}" if isinstance(v, float) else f"{k} {v}" for k, v in more.items())
         print(f"{taken.backend:28} {taken.scope:11} p50 {taken.percentile(50):9.3f} ms  p99 {taken.percentile(99):9.3f}  {about}", flush=True)
 
@@ -128,15 +147,24 @@ class Bench:
     def agreement(self, got: Tensor, inputs: list[Tensor], name: str, at_least: float = .998, steps: int | None = None) -> dict[str, float]:
         "How near to float32 eager: the chunk, and by the stricter measure, which decides, what was added to the noise; `size_of_movement` should be 1."
         want = self.want(inputs, steps)
-        cosine = lambda a, b: torch.nn.functional.cosine_similarity(a.flatten().double(), b.flatten().double(), 0).item()
         moved, wanted = got - inputs[-1], want - inputs[-1]
-        found = {"cosine": cosine(got, want), "cosine_of_movement": cosine(moved, wanted), "size_of_movement": (moved.norm() / wanted.norm()).item()}
+        found = {"cosine": alike(got, want), "cosine_of_movement": alike(moved, wanted), "size_of_movement": (moved.norm() / wanted.norm()).item()}
         if not found["cosine_of_movement"] >= at_least: raise core.CookbookError(f"{name} says something else than eager (cosine {found['cosine_of_movement']:.5f})", "gpu_policy", "Its speed means nothing; find the step that differs")
         return found
 
-    def engine(self, name: str, call: Callable, inputs: list[Tensor], n: int | None = None, at_least: float = .998, **more) -> None:
-        found = self.agreement(call(*inputs).clone(), inputs, name, at_least)
-        self.row(measure(lambda: call(*inputs), name, "engine", n or self.n), **found, **more)
+    def judged(self, taken: Latency, found: dict) -> dict:
+        "What a row is held to, and whether it was met."
+        p50, p99 = taken.percentile(50), taken.percentile(99)
+        wanted = {"p99 at most 1.2 times the median": p99 <= 1.2 * p50}
+        if limit := self.targets.get(taken.backend): wanted[f"median at most {limit} ms"] = p50 <= limit
+        if "cosine_to_bf16" in found: wanted["cosine to bf16 on the same noise at least 0.999"] = found["cosine_to_bf16"] >= .999
+        return {"target": "; ".join(wanted), "met": all(wanted.values())}
+
+    def engine(self, name: str, call: Callable, inputs: list[Tensor], n: int | None = None, at_least: float = .998, steps: int | None = None, **more) -> dict[str, float]:
+        found = self.agreement(call(*inputs).clone(), inputs, name, at_least, steps)
+        taken = measure(lambda: call(*inputs), name, "engine", n or self.n)
+        self.row(taken, **found, **more, **self.judged(taken, more))
+        return found
 
     def end_to_end(self, name: str, engine: ChunkEngine, seen: tuple, n: int, warmup: int = 20, **more) -> None:
         generator, (pictures, said, state) = torch.Generator().manual_seed(0), seen
@@ -179,15 +207,15 @@ def beside_the_peer(bench: Bench, inputs: list[Tensor], peer: str) -> None:
             with bench.trying(f"peer {name}"): bench.row(Latency(f"peer {name}", "engine", tuple(samples)), **bench.agreement(made[name].to(inputs[-1].device), inputs, f"peer {name}", .99), versions=found["versions"])
 
 
-def made_ready(engine: ChunkEngine, inputs: list[Tensor], name: str) -> float:
-    "Seconds that the first call takes, in which everything is compiled and captured."
-    started = time.monotonic()
-    engine.run(*inputs)
+def made_ready(engine: ChunkEngine, seen: tuple, name: str) -> float:
+    "Seconds until everything is compiled and captured, before the first picture is there."
+    started, (pictures, said, _) = time.monotonic(), seen
+    engine.ready(said, pictures.shape[2:4], pictures.shape[1])
     print(f"{name} after {(made := round(time.monotonic() - started, 1)):.0f} s", flush=True)
     return made
 
 
-@torch.no_grad()                          # not inference_mode: under it `workload` sees linear layers whole and counts nothing
+@torch.no_grad()                          # not inference_mode: under it `Cost` sees linear layers whole and counts no products
 def run(size: str, device: torch.device, n: int, side: int, compiled: bool, seconds: float, peer: str, out: Path, tuned: bool = False) -> dict:
     "Every way in one run, its agreement with eager, and the floors."
     began, policy, precision = time.monotonic(), random_policy(size, device), "bf16" if device.type == "cuda" else "fp32"
@@ -196,13 +224,16 @@ def run(size: str, device: torch.device, n: int, side: int, compiled: bool, seco
     found: dict = {}
     quick = ChunkEngine(policy, TAG, precision, compiled, tuned)
     inputs = quick.inputs(*seen, torch.Generator().manual_seed(0))
+    if size == "full": bench.targets = TARGETS
+    sixteen = quick.chunk.watch(*inputs)
+    bench.floors = wall(asked_of(quick.chunk, inputs), device, quick.chunk.future.dtype, side)
     bench.engine("eager, float32", lambda *x: anew(policy, *x), inputs, min(n, 20))
     with bench.trying("eager"): bench.engine("eager", partial(anew, lowered(settled(policy, SLOT), quick.chunk.future.dtype)), inputs, min(n, 50))
     with bench.trying("once per chunk"): bench.engine("once per chunk", quick.chunk.watch, inputs, min(n, 50))
     if bench.cuda:
         with bench.trying("CUDA graph"): bench.engine("CUDA graph", captured(quick.chunk.watch, inputs), inputs)
     with bench.trying("compiled"):
-        made = made_ready(quick, inputs, "compiled")
+        made = made_ready(quick, seen, "compiled")
         bench.engine("compiled", quick.run, inputs, seconds_to_make=made)
         bench.end_to_end("compiled", quick, seen, max(n, 1000) if bench.cuda else n)
         if bench.cuda: profiled(lambda: quick.run(*inputs), out / "kernels_bf16.txt")
@@ -210,17 +241,23 @@ def run(size: str, device: torch.device, n: int, side: int, compiled: bool, seco
         with bench.trying("FP8 compiled"):
             low = ChunkEngine(policy, TAG, "fp8", compiled, tuned)
             low.calibrate([given(policy, seed=s) for s in range(1, 9)])
-            made = made_ready(low, inputs, "FP8 compiled")
-            bench.engine("FP8 compiled", low.run, inputs, at_least=.9, seconds_to_make=made)
+            found["gigabytes_fp8"] = asked_of(low.chunk, inputs).read / 1e9
+            made = made_ready(low, seen, "FP8 compiled")
+            bench.engine("FP8 compiled", low.run, inputs, at_least=.9, cosine_to_bf16=alike(low.run(*inputs), sixteen), seconds_to_make=made)
             bench.end_to_end("FP8 compiled", low, seen, 1000)
             profiled(lambda: low.run(*inputs), out / "kernels_fp8.txt")
-            found["weights_gb"] = {"bf16": sum(p.nbytes for p in (*quick.chunk.parameters(), *quick.chunk.buffers())) / 1e9, "fp8": sum(p.nbytes for p in (*low.chunk.parameters(), *low.chunk.buffers())) / 1e9}
+            found["weights_gb"] = {"bf16": held(quick.chunk) / 1e9, "fp8": held(low.chunk) / 1e9}
     if bench.cuda and not bench.late("8 steps"):
         with bench.trying("compiled, 8 steps"):
             eight = ChunkEngine(policy, TAG, precision, compiled, tuned, steps=8)
-            bench.end_to_end("compiled, 8 steps", eight, seen, n, **bench.agreement(eight.run(*inputs), inputs, "compiled, 8 steps", steps=8))
+            made_ready(eight, seen, "compiled, 8 steps")
+            bench.end_to_end("compiled, 8 steps", eight, seen, n, **bench.engine("compiled, 8 steps", eight.run, inputs, steps=8))
     if peer and not size.endswith("n16") and not bench.late("the peer"):
         with bench.trying("the peer"): beside_the_peer(bench, inputs, peer)
+        medians = {r["backend"]: r["p50"] for r in bench.rows if r["scope"] == "engine"}
+        if {"compiled", "peer eager"} <= set(medians):
+            times = medians["peer eager"] / medians["compiled"]
+            found["beside_the_peer"] = {"times_as_fast": times, "target": f"at least {PEER:g} times as fast as the peer's eager code", "met": times >= PEER}
     if bench.cuda:
         low = eight = None
         plain = copy.copy(quick)                                     # other shapes without waiting for the compiler
@@ -233,18 +270,13 @@ def run(size: str, device: torch.device, n: int, side: int, compiled: bool, seco
             bench.want(shapes[-1][2])
         policy.to("meta")                                            # from here on only what serves is on the GPU
         torch._dynamo.reset(); gc.collect(); torch.cuda.empty_cache()
-        for rows, views, asked in shapes:
-            if bench.late(name := f"{rows} rows of {views} views"): break
-            torch.cuda.reset_peak_memory_stats()
-            plain.processor.length, plain.said, plain.graphs = None, {}, {}
-            with bench.trying(name): bench.end_to_end("CUDA graph", plain, given(policy, rows, views), 100 if rows == 1 else 20, 3, **bench.agreement(plain.run(*asked), asked, name), **peak())
-    steps, reached = len(step_times(policy.config.action_head)), floors(device, quick.chunk.future.dtype, side)
-    work = workload(policy.config, words=inputs[1].shape[1] - policy.config.backbone.tokens_per_view, lean=True)
-    times = {p: steps if p in STEPS else 1 for p in work}
-    gigabytes = sum(w.weights_m * times[p] for p, w in work.items()) * quick.chunk.future.dtype.itemsize / 1e3
-    teraflop = sum(w.gflop * times[p] for p, w in work.items()) / 1e3
-    found["floors"] = reached | {"gigabytes": gigabytes, "teraflop": teraflop, "floor_ms": max(gigabytes / reached["gb_s"], teraflop / reached["tflops"]) * 1e3}
-    return {"rows": bench.rows, "refused": bench.refused, **found, "tokens": inputs[1].shape[1], "denoising_steps": steps, "seconds": round(time.monotonic() - began, 1)}
+        for way, engine, some in (("CUDA graph", plain, shapes), ("compiled", quick, shapes[1:] if compiled and not tuned else [])):       # the sure way first
+            for rows, views, x in some:
+                if bench.late(name := f"{way}, {rows} rows of {views} views"): break
+                torch.cuda.reset_peak_memory_stats()
+                engine.processor.length, engine.said, engine.graphs = None, {}, {}
+                with bench.trying(name): bench.end_to_end(way, engine, given(policy, rows, views), 100 if rows == 1 else 20, 3, **bench.agreement(engine.run(*x), x, name), **peak())
+    return {"rows": bench.rows, "refused": bench.refused, **found, "floors": bench.floors, "tokens": inputs[1].shape[1], "denoising_steps": len(step_times(policy.config.action_head)), "seconds": round(time.monotonic() - began, 1)}
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor, nn
 
@@ -19,6 +20,7 @@ from .core import CookbookError, local, plain_words, seeded, torchvision_ready, 
 
 torchvision_ready()
 from transformers import PreTrainedTokenizerFast, Qwen2Tokenizer, Qwen3Config, Qwen3ForCausalLM, SiglipVisionConfig, SiglipVisionModel
+from transformers.initialization import no_init_weights
 
 # %% auto #0
 __all__ = ['EAGLE', 'UNREAD', 'SHARD', 'TOKENIZER', 'WORDS', 'SPECIAL', 'BackboneConfig', 'EagleModel', 'Backbone', 'paired',
@@ -84,6 +86,7 @@ class EagleModel(nn.Module):
         self.vision_model = nn.ModuleDict({"vision_model": SiglipVisionModel(vision)})
         self.mlp1 = nn.Sequential(nn.Linear(vision.hidden_size, language.hidden_size))
         self.language_model = Qwen3ForCausalLM(language)
+        self.language_model.tie_weights()               # what `no_init_weights` leaves out
 
     def forward(self,
         pixel_values: Tensor,             # (B*V, 3, S, S), SigLIP-normalised
@@ -143,7 +146,8 @@ class Backbone(nn.Module):
     def from_pretrained(cls, name: str | Path) -> "Backbone":
         "From a folder, a name in data/checkpoints, or a hub id."
         folder = local(name)
-        model = cls(BackboneConfig.from_upstream(read_config(folder, "backbone_cfg")["backbone_cfg"]), load_tokenizer(folder))
+        config, tokenizer = BackboneConfig.from_upstream(read_config(folder, "backbone_cfg")["backbone_cfg"]), load_tokenizer(folder)
+        with no_init_weights(): model = cls(config, tokenizer)
         return load_weights(model, folder).eval()
 
 # %% ../nbs/05a_backbone.ipynb #c013
@@ -224,7 +228,7 @@ def save_weights(model: nn.Module, folder: Path) -> None:
 
 # %% ../nbs/05a_backbone.ipynb #c017
 def load_weights(model: nn.Module, folder: str | Path) -> nn.Module:
-    "Fill `model` from a folder of safetensors; any key or shape that does not fit is an error."
+    "Fill `model`, in its own precision, from a folder of safetensors; any key or shape that does not fit is an error, and is one before a single number is read."
     files = sorted(Path(folder).glob("model*.safetensors"))
     index = Path(folder) / "model.safetensors.index.json"
     try: wanted = sorted(set(json.loads(index.read_text())["weight_map"].values())) if index.is_file() else [f.name for f in files]
@@ -232,19 +236,24 @@ def load_weights(model: nn.Module, folder: str | Path) -> nn.Module:
     if outside := [n for n in wanted if not isinstance(n, str) or Path(n).name != n]: raise CookbookError(f"names a file outside its folder, {outside[0]!r}", index, "Take the checkpoint from where it is published")
     lost = [n for n in wanted if not (Path(folder) / n).is_file()]
     if lost or not wanted: raise CookbookError(f"weights missing: {', '.join(lost) or 'model.safetensors'}", folder, "Copy the checkpoint again")
-    have = {}
+    have: dict[str, tuple[str, tuple[int, ...]]] = {}                   # key -> its file, its shape
     for name in wanted:
-        try: have |= load_file(Path(folder) / name)
+        try:
+            with safe_open(Path(folder) / name, "pt") as f: have |= {k: (name, tuple(f.get_slice(k).get_shape())) for k in f.keys()}
         except Exception as e: raise CookbookError(f"unreadable weights ({e})", Path(folder) / name, "Copy the checkpoint again") from e
-    own = {k: v for k, v in model.state_dict().items() if not any(u in k for u in UNREAD)}
-    have = {k: v for k, v in have.items() if not any(u in k for u in UNREAD)}
+    unread = lambda key: any(u in key for u in UNREAD)
+    state = model.state_dict()
+    own, have = {k: v for k, v in state.items() if not unread(k)}, {k: v for k, v in have.items() if not unread(k)}
     problems = {"missing": sorted(own.keys() - have.keys()), "unexpected": sorted(have.keys() - own.keys()),
-                "of another shape": sorted(k for k in own.keys() & have.keys() if own[k].shape != have[k].shape)}
+                "of another shape": sorted(k for k in own.keys() & have.keys() if own[k].shape != have[k][1])}
     if any(problems.values()):
         told = "; ".join(f"{len(v)} {k} (first: {', '.join(v[:3])})" for k, v in problems.items() if v)
         raise CookbookError(f"the weights are of another architecture than config.json: {told}", folder,
                             "Use the config.json that came with the weights")
-    model.load_state_dict(have, strict=False)
+    for key in state.keys() - own.keys(): state[key].zero_()            # what nothing reads; tied to an embedding, it is filled with that
+    for name in wanted:
+        with safe_open(Path(folder) / name, "pt") as f:
+            for key in (k for k, (where, _) in have.items() if where == name): own[key].copy_(f.get_tensor(key))
     return model
 
 # %% ../nbs/05a_backbone.ipynb #k002

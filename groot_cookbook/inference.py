@@ -13,6 +13,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from .action_head import Attention, Block, at_pictures, sinusoid, step_times
 from .backbone import pixels, tokens
@@ -22,8 +24,8 @@ from .policy import Dice, GrootPolicy, drawn_noise, observed
 
 # %% auto #0
 __all__ = ['FP8', 'LARGEST', 'WIDE', 'one_product', 'attend', 'VisionLayer', 'rms', 'turn', 'WordLayer', 'HeadLayer', 'folded',
-           'plain', 'linear', 'Sight', 'Reading', 'forbidding', 'Looking', 'timetable', 'Acting', 'Chunk', 'Linear8',
-           'replace_linear', 'to_fp8', 'captured', 'ChunkEngine']
+           'plain', 'linear', 'Sight', 'Reading', 'forbidding', 'Looking', 'timetable', 'Acting', 'Chunk', 'Cost',
+           'held', 'Linear8', 'replace_linear', 'to_fp8', 'captured', 'ChunkEngine']
 
 # %% ../nbs/09a_inference.ipynb #c013
 def one_product(*layers: nn.Linear) -> nn.Linear:
@@ -212,6 +214,7 @@ class Chunk(nn.Module):
         one = settled(policy, slot).float()
         head, times = one.action_head, step_times(policy.config.action_head, steps)
         self.config, self.upstream_compatible = policy.config, head.upstream_compatible
+        self.whole_levels = bool(policy.processor and policy.processor.upstream_compatible)     # of colour, as `policy.predict` prepares pictures
         self.sight, self.reading, self.looking = Sight(one.backbone.eagle_model), Reading(one.backbone.eagle_model, one.backbone.eagle_linear), Looking(head)
         self.acting, self.state1, self.state2 = Acting(head, len(times)), linear(head.state_encoder.layer1), linear(head.state_encoder.layer2)
         width = self.acting.action2.out_features
@@ -223,7 +226,7 @@ class Chunk(nn.Module):
     @property
     def stages(self) -> tuple[nn.Module, ...]: return self.sight, self.reading, self.looking, self.acting  # each compiled on its own
 
-    def watch(self, images: Tensor, *told: Tensor) -> Tensor: return self(pixels(images, self.config.backbone), *told)  # (B, V, H, W, 3) uint8, and the rest of `forward`
+    def watch(self, images: Tensor, *told: Tensor) -> Tensor: return self(pixels(images, self.config.backbone, self.whole_levels), *told)  # (B, V, H, W, 3) uint8, and the rest of `forward`
 
     def biases(self, mask: Tensor, images: Tensor) -> list[Tensor | None]: # (B, L) bool twice -> (B, 1, 1, L) each: of the whole scene, and of N1.6's words and pictures
         turns = [mask & ~images, mask & images] if self.config.action_head.use_alternate_vl_dit else []
@@ -237,6 +240,26 @@ class Chunk(nn.Module):
         stay, x = torch.cat((told, self.future.expand(len(told), -1, -1)), 1), noise.to(dtype)
         for at in self.times: x = self.acting(x, stay, context, biases, at)
         return x.float()
+
+# %% ../nbs/09a_inference.ipynb #c009
+class Cost(TorchDispatchMode):
+    "What runs under it asks of a machine: operations of its products, bytes read of the numbers that `model` owns, and launches, which are operators that make something new; views cost nothing."
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        owned = [*model.parameters(), *model.buffers(), *(x for at in getattr(model, "times", ()) for x in at.values())]
+        self.owned, self.flop, self.read, self.launches = {x.untyped_storage()._cdata for x in owned}, 0, 0, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out, kwargs = func(*args, **(kwargs or {})), kwargs or {}
+        if any(r.alias_info for r in func._schema.returns): return out
+        self.launches += 1
+        if count := flop_registry.get(func._overloadpacket): self.flop += int(count(*args, **kwargs, out_val=out))
+        owned = [x for x in args if isinstance(x, Tensor) and x.untyped_storage()._cdata in self.owned]
+        self.read += out.nbytes if func is torch.ops.aten.embedding.default else sum(x.nbytes for x in owned)      # of a table of words a few rows
+        return out
+
+
+def held(model: nn.Module) -> int: return sum(x.nbytes for x in (*model.parameters(), *model.buffers()))  # bytes that stay in memory
 
 # %% ../nbs/09a_inference.ipynb #c040
 FP8 = torch.float8_e4m3fn
@@ -314,10 +337,9 @@ def captured(call: Callable[..., Tensor], inputs: list[Tensor]) -> Callable[...,
 class ChunkEngine:
     "`policy.predict` for one robot, made fast: in bf16 or FP8, compiled, and on a GPU captured as one graph for each shape of what comes in."
     def __init__(self, policy: GrootPolicy, tag: str, precision: str = "bf16", compiled: bool = True, tuned: bool = False, length: int | None = None, steps: int | None = None):
-        # `tuned` tries kernels for every shape of product, about 25 s each on an H200: a quarter of an hour before the first chunk
         dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp8": torch.bfloat16}
         if precision not in dtypes: raise CookbookError(f"no precision called {precision!r}", "ChunkEngine", f"Choose among {', '.join(dtypes)}")
-        self.processor, self.tag, self.device = replace(policy.processor, length=length), tag, policy.device
+        self.processor, self.tag, self.device = replace(policy.processor, length=length or policy.processor.length), tag, policy.device
         self.compiled, self.mode, self.fp8, self.shape = compiled, "max-autotune-no-cudagraphs" if tuned and policy.device.type == "cuda" else None, precision == "fp8", (policy.config.action_head.action_horizon, policy.config.action_head.action_dim)
         self.chunk = Chunk(policy, self.processor.embodiment(tag).slot, steps, dtypes[precision])
         self.graphs: dict[tuple, Callable[..., Tensor]] = {}                         # one for each shape of what comes in
@@ -327,13 +349,13 @@ class ChunkEngine:
         p = self.processor
         if (instructions, views) not in self.said:
             need = tokens(p.tokenizer, list(instructions), views, p.backbone)[0].shape[1]
-            p.length = max(p.length or 0, -(-need // 16) * 16)                       # in sixteens, as attention likes it; longer words make a new graph
+            if not self.chunk.upstream_compatible: p.length = max(p.length or 0, -(-need // 16) * 16)      # in sixteens, as attention likes it; longer words make a new graph. Upstream's head looks at padding, so there none is added
             self.said = {(instructions, views): tuple(x.to(self.device) for x in tokens(p.tokenizer, list(instructions), views, p.backbone, p.length))}
         return self.said[instructions, views]
 
     @torch.no_grad()
     def run(self, *inputs: Tensor) -> Tensor: # of `Chunk.watch` -> (B, H, 32) normalised, which the next call overwrites
-        "The first call with new shapes takes its time: it compiles and captures."
+        "The first call with new shapes takes its time, it compiles and captures; let it be `ready`'s."
         if self.fp8: raise CookbookError("FP8 has to know first how large things get", "ChunkEngine", "Call calibrate with observations of the robot")
         shapes, cuda = tuple(x.shape for x in inputs), self.device.type == "cuda"
         if self.compiled and not self.graphs:
@@ -341,6 +363,8 @@ class ChunkEngine:
             for stage in self.chunk.stages: stage.compile(dynamic=False, mode=self.mode)
         if shapes not in self.graphs: self.graphs[shapes] = captured(self.chunk.watch, list(inputs)) if cuda else self.chunk.watch
         return self.graphs[shapes](*inputs)
+
+    def ready(self, instructions: list[str], size: tuple[int, int], views: int = 1) -> None: self.run(*self.inputs(np.zeros((len(instructions), views, *size, 3), np.uint8), instructions, None, torch.Generator().manual_seed(0)))  # compile and capture beforehand, for words as long as any to come, a sentence a row, and pictures (H, W)
 
     def inputs(self, images, instructions: list[str], state, generator: Dice = None, temperature: float = 1.) -> list[Tensor]: # what `run` takes, from what `predict` takes
         images, said = observed(self.processor, images, instructions, state)

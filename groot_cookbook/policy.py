@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 from .action_head import ActionHead, ActionHeadConfig, flow_time
-from .backbone import Backbone, BackboneConfig, eagle_tokenizer, load_tokenizer, load_weights, paired, pixels, read_config, save_weights, tiny_backbone, tokens
+from .backbone import Backbone, BackboneConfig, eagle_tokenizer, load_tokenizer, load_weights, no_init_weights, paired, pixels, read_config, save_weights, tiny_backbone, tokens
 from .core import CookbookError, local, seeded, write_json
 from .episodes import Dataset, Normalizer, slot
 
@@ -256,19 +256,20 @@ class GrootPolicy(nn.Module):
         "The velocity at flow time `t` (B,) in thousandths; everything computed anew."
         return self.action_head.velocity(self.action_head.look(features, mask), mask, state, actions, t, embodiment_id, images=images)[0]
 
-    def noise(self, rows: int, generator: Dice = None) -> Tensor: # (B, H, 32)
-        return drawn_noise(rows, (self.config.action_head.action_horizon, self.config.action_head.action_dim), generator)
+    def noise(self, rows: int, generator: Dice = None) -> Tensor: return drawn_noise(rows, (self.config.action_head.action_horizon, self.config.action_head.action_dim), generator) # (B, H, 32)
 
     @torch.inference_mode()
     def predict(self, images, instructions: list[str], state, tag: str, generator: Dice = None, temperature: float = 1.) -> np.ndarray:
         "Raw observations to a chunk (B, H, A) in the robot's units. `temperature` scales the noise that a plan starts from: 1 draws a plan, as upstream does; 0 takes the one that no noise leads to, the same every time."
-        x = self.processor(images, instructions, state, tag, self.device)
+        x = {k: v.to(self.dtype) if v.is_floating_point() else v for k, v in self.processor(images, instructions, state, tag, self.device).items()}
         features = self.encode(x["pixel_values"], x["input_ids"], x["attention_mask"])
-        noise = temperature * self.noise(len(features), generator).to(self.device)
+        noise = temperature * self.noise(len(features), generator).to(self.device, self.dtype)
         return self.processor.actions(self.act(features, x["attention_mask"], x["state"], x["embodiment_id"], noise, self.patches(x["input_ids"])), tag, state)
 
     @property
     def device(self) -> torch.device: return next(self.action_head.parameters()).device  # where the head is
+    @property
+    def dtype(self) -> torch.dtype: return next(self.action_head.parameters()).dtype  # of the head's weights
 
     def save_pretrained(self, folder: str | Path) -> None:          # config, weights, tokenizer and what is known of robots
         folder, p = Path(folder), self.processor
@@ -280,19 +281,20 @@ class GrootPolicy(nn.Module):
         if p.tokenizer is not None: p.tokenizer.save_pretrained(folder)
 
     @classmethod
-    def from_pretrained(cls, name: str | Path, upstream_compatible: bool = False) -> "GrootPolicy":          # name: a folder, a name in data/checkpoints, or a hub id
+    def from_pretrained(cls, name: str | Path, upstream_compatible: bool = False, precision: torch.dtype = torch.float32) -> "GrootPolicy":          # name: a folder, a name in data/checkpoints, or a hub id; in bfloat16 it takes half the memory, acts, and does not learn
         folder = local(name)
-        return load_weights(untrained(folder, upstream_compatible), folder).eval()
+        return load_weights(untrained(folder, upstream_compatible, precision), folder).eval()
 
 # %% ../nbs/05_policy.ipynb #c016
-def untrained(folder: str | Path, upstream_compatible: bool = False) -> GrootPolicy:
-    "The policy that a checkpoint's tables describe, before its weights."
+def untrained(folder: str | Path, upstream_compatible: bool = False, precision: torch.dtype = torch.float32) -> GrootPolicy:
+    "The policy that a checkpoint's tables describe, with room for its weights."
     config = read_config(Path(folder), "backbone_cfg") | read_config(Path(folder), "action_head_cfg")
     try:
         shape = PolicyConfig.from_upstream(config)
-        policy = GrootPolicy(shape, upstream_compatible=upstream_compatible)
+        with no_init_weights(): policy = GrootPolicy(shape, upstream_compatible=upstream_compatible)
     except (TypeError, ValueError, KeyError, AttributeError, ZeroDivisionError) as e:
         raise CookbookError(f"not the configuration of a policy ({type(e).__name__}: {e})", Path(folder) / "config.json", "Take the checkpoint anew from where it came from") from e
+    for p in policy.parameters(): p.data = torch.empty_like(p, dtype=precision)      # not the frequencies of positions, which stay exact
     policy.processor = load_processor(folder, shape, upstream_compatible)
     policy.backbone.tokenizer = policy.processor.tokenizer
     return policy

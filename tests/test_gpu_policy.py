@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from groot_cookbook import inference
-from groot_cookbook.benchmark import measure
+from groot_cookbook.benchmark import Latency, measure
 
 
 @pytest.mark.parametrize("more, name", [([], "latency_tiny"), (["--n16"], "latency_tiny_n16")])
@@ -16,7 +16,9 @@ def test_every_way_gives_the_same_chunk(tmp_path, more, name):
     engines = [r for r in found["rows"] if r["scope"] == "engine"]
     assert [r["backend"] for r in engines] == ["eager, float32", "eager", "once per chunk", "compiled"]
     assert all(len(r["samples_ms"]) == 3 and r["cosine_of_movement"] > .99999 for r in engines) and found["rows"][-1]["scope"] == "end to end"
-    assert {"command", "commit", "hardware", "date", "versions"} <= set(found) and found["floors"]["floor_ms"] > 0
+    assert {"command", "commit", "hardware", "date", "versions"} <= set(found) and all(r["target"] == "p99 at most 1.2 times the median" and r["met"] == (r["p99"] <= 1.2 * r["p50"]) for r in engines)
+    floors = found["floors"]
+    assert floors["floor_ms"] == pytest.approx(1e3 * max(floors["gigabytes"] / floors["gb_s"], floors["teraflop"] / floors["tflops"])) and floors["teraflop"] > 0
 
 
 def test_a_way_that_says_something_else_is_refused_and_costs_no_other_its_row(monkeypatch, tmp_path):
@@ -40,6 +42,17 @@ def test_what_only_a_gpu_is_asked_runs_in_its_order(monkeypatch, tmp_path, size)
     ends = [r for r in found["rows"] if r["scope"] == "end to end"]
     assert not found["refused"] and [(r["rows"], r["views"]) for r in ends[-6:]] == [(1, 1), (1, 2), (1, 3), (8, 1), (32, 1), (128, 1)]
     assert [r["backend"] for r in ends[:3]] == ["compiled", "FP8 compiled", "compiled, 8 steps"] and all(r["cosine_of_movement"] > .9999 for r in ends[2:])
+    eight, = (r for r in found["rows"] if r["backend"] == "FP8 compiled" and r["scope"] == "engine")
+    assert eight["cosine_to_bf16"] > .99 and "cosine to bf16" in eight["target"] and eight["met"] <= (eight["cosine_to_bf16"] >= .999)
+    assert found["gigabytes_fp8"] < found["floors"]["gigabytes"] and found["weights_gb"]["fp8"] < found["weights_gb"]["bf16"]
+
+
+@pytest.mark.parametrize("samples, more, met", [([4.] * 100, {}, True), ([4.6] * 100, {}, False), ([4.] * 90 + [5.] * 10, {}, False), ([4.] * 9, {"cosine_to_bf16": .9995}, True), ([4.] * 9, {"cosine_to_bf16": .99}, False)])
+def test_a_row_says_what_it_was_held_to(tmp_path, samples, more, met):
+    bench = gpu_policy.Bench(gpu_policy.random_policy("tiny", torch.device("cpu")), 1, 1e9, tmp_path)
+    bench.targets = gpu_policy.TARGETS
+    found = bench.judged(Latency("compiled", "engine", tuple(samples)), more)
+    assert found["met"] == met and "median at most 4.5 ms" in found["target"] and ("cosine" in found["target"]) == bool(more)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="here is a GPU")

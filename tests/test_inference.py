@@ -10,7 +10,7 @@ from hypothesis import given, settings, strategies as st
 
 from groot_cookbook.backbone import pixels
 from groot_cookbook.core import CookbookError
-from groot_cookbook.inference import FP8, Chunk, ChunkEngine, Linear8, to_fp8
+from groot_cookbook.inference import FP8, Chunk, ChunkEngine, Cost, Linear8, held, to_fp8
 from groot_cookbook.policy import GrootPolicy, PolicyConfig
 
 
@@ -62,6 +62,18 @@ def test_upstreams_blindness_to_padding_is_kept_where_it_is_asked_for(policy):
     with torch.no_grad(): got, careful = Chunk(same, 0).watch(*x), Chunk(policy, 0).watch(*x)
     torch.testing.assert_close(got, plainly(same, x, 0), atol=2e-5, rtol=1e-5)
     assert (got - careful)[0].abs().max() > 1e-3 and torch.allclose(got[1], careful[1], atol=1e-5)
+
+
+@pytest.mark.parametrize("compatible", [False, True])
+def test_the_engine_prepares_pictures_as_the_policy_does(policy, compatible):
+    "At a size that has to be resized, where upstream's whole levels of colour and ours differ; and all rows hear the first, which is upstream's too."
+    same, rng = copy.deepcopy(policy), np.random.default_rng(0)
+    same.processor.upstream_compatible = same.action_head.upstream_compatible = compatible
+    images, state, said = rng.integers(0, 256, (2, 2, 47, 61, 3), np.uint8), rng.uniform(-1, 1, (2, 26)), ["pick up the red block", "put it in the left bin, and then the blue one"]
+    got, want = (predict(images, said, state, *more, torch.Generator().manual_seed(3)) for predict, more in ((ChunkEngine(same, gpu_policy.TAG, "fp32", compiled=False).predict, ()), (same.predict, (gpu_policy.TAG,))))
+    np.testing.assert_allclose(got, want, atol=2e-5)
+    other = policy.predict(images, said, state, gpu_policy.TAG, torch.Generator().manual_seed(3))
+    assert (np.abs(want - other).max() > 1e-3) == compatible
 
 
 def alternating(policy: GrootPolicy, every: int, adapter: bool = False) -> GrootPolicy:
@@ -121,6 +133,19 @@ def test_longer_words_make_a_new_graph_and_shorter_ones_do_not(policy):
         assert len(engine.graphs) == graphs
 
 
+@pytest.mark.parametrize("rows, views", [(1, 1), (2, 2)])
+def test_an_engine_made_ready_compiles_and_captures_nothing_more(policy, rows, views):
+    from torch._dynamo.utils import counters
+    engine, (images, said, state), before = ChunkEngine(policy, gpu_policy.TAG, "fp32"), gpu_policy.given(policy, rows, views), torch.get_rng_state()
+    engine.ready(said, images.shape[2:4], views)
+    assert torch.equal(torch.get_rng_state(), before)                       # the robot's dice are its own
+    made, compiled = len(engine.graphs), counters["stats"]["unique_graphs"]
+    for words in (said, ["pick up the red block"] * rows):
+        want = policy.predict(images, words, state, gpu_policy.TAG, torch.Generator().manual_seed(0))
+        np.testing.assert_allclose(engine.predict(images, words, state, torch.Generator().manual_seed(0)), want, atol=2e-5)
+    assert made == len(engine.graphs) == 1 and 0 < compiled == counters["stats"]["unique_graphs"]
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 @pytest.mark.parametrize("size", ["tiny", "tiny_n16"])
 @pytest.mark.parametrize("precision, compiled, least", [("fp32", False, .99999), ("bf16", False, .999), ("bf16", True, .999), ("fp8", False, .95), ("fp8", True, .95)])
@@ -140,6 +165,27 @@ def test_fp8_without_observations_is_an_error_and_with_them_is_near(policy):
     engine.calibrate([gpu_policy.given(policy, 1, seed=s) for s in range(4)])
     got, want = engine.predict(images, said, state, torch.Generator().manual_seed(0)), policy.predict(images, said, state, gpu_policy.TAG, torch.Generator().manual_seed(0))
     assert np.corrcoef(got.ravel(), want.ravel())[0, 1] > .99
+
+
+@torch.no_grad()
+def test_the_cost_of_a_layer_is_its_products_its_weights_and_its_launches():
+    model = torch.nn.Sequential(torch.nn.Embedding(100, 8), torch.nn.Linear(8, 4))
+    with Cost(model) as asked: model(torch.tensor([3, 4, 5])).T
+    assert (asked.flop, asked.read, asked.launches) == (2 * 3 * 8 * 4, 4 * (3 * 8 + 8 * 4 + 4), 2)             # three rows of the table, not a hundred; turning is free
+
+
+@torch.no_grad()
+def test_a_chunk_reads_its_steps_weights_in_every_step_and_all_others_once(policy):
+    x = asked(policy, 1, 1, 0)
+    costs = {}
+    for steps in (2, 4, 8):
+        chunk = Chunk(policy, 0, steps=steps)
+        with Cost(chunk) as costs[steps]: chunk.watch(*x)
+    step = (costs[8].read - costs[4].read) / 4
+    told = sum(v.nbytes for v in chunk.times[0].values())
+    assert step == (costs[4].read - costs[2].read) / 2 == held(chunk.acting) + told
+    once = held(chunk) - held(chunk.acting) - chunk.reading.words.weight.nbytes
+    assert .8 * once < costs[4].read - 4 * step < 1.2 * once
 
 
 def test_too_few_instructions_are_an_error_as_they_are_to_the_policy(policy):

@@ -11,6 +11,7 @@ from groot_cookbook.action_head import ActionHead, ActionHeadConfig, CategoryLin
 from groot_cookbook.backbone import BackboneConfig, tiny_backbone, tiny_tokenizer
 from groot_cookbook.core import CookbookError
 from groot_cookbook.episodes import Dataset, Episode, Normalizer, write_dataset
+from groot_cookbook.inference import ChunkEngine
 from groot_cookbook.policy import Embodiment, GrootPolicy, PolicyConfig, Processor, build_policy, dreaming, first_policy
 
 WORDS = "pick up the red block and place it in the left bin"
@@ -297,6 +298,42 @@ def test_every_shape_is_a_policy(shape, moving, pictures, tmp_path):
     for f in tmp_path.glob("model*"): f.unlink()
     save_file({k: v.clone() for k, v in keys.items() if "lm_head" not in k and k != "action_head.model.proj_out_2.bias"}, tmp_path / "model.safetensors")
     with pytest.raises(CookbookError, match="1 missing"): GrootPolicy.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_loading_draws_nothing_and_keeps_the_precision_asked_for(policy, pictures, tmp_path, precision):
+    policy.save_pretrained(tmp_path)
+    before = torch.get_rng_state()
+    again = GrootPolicy.from_pretrained(tmp_path, precision=precision)
+    assert torch.equal(torch.get_rng_state(), before) and {p.dtype for p in again.parameters()} == {precision}
+    for (name, ours), (_, theirs) in zip(policy.named_parameters(), again.named_parameters(), strict=True): assert torch.equal(ours.to(precision), theirs), name
+    for (name, ours), (_, theirs) in zip(policy.named_buffers(), again.named_buffers(), strict=True): assert torch.equal(ours, theirs), name          # positions stay exact
+    language = again.backbone.eagle_model.language_model
+    assert language.lm_head.weight is language.model.embed_tokens.weight
+    want, got = (p.predict(pictures, [WORDS] * 3, np.zeros((3, 7)), "new_embodiment", seeded()) for p in (policy, again))
+    assert np.abs(got - want).max() <= (0 if precision == torch.float32 else .1 * np.abs(want).max())
+
+
+def test_n1s_projection_of_features(pictures, tmp_path):
+    "N1 has a linear layer of 1536 between backbone and head, `eagle_linear`; at full size its weights are where upstream has them."
+    head = dict(num_target_vision_tokens=0, use_vlln=False, vl_self_attention_cfg=None, backbone_embedding_dim=1536)
+    with torch.device("meta"):
+        dit = ActionHeadConfig().diffusion_model_cfg | dict(cross_attention_dim=1536)
+        full = GrootPolicy(PolicyConfig(BackboneConfig(project_to_dim=1536), ActionHeadConfig(**head, diffusion_model_cfg=dit))).state_dict()
+    assert full["backbone.eagle_linear.weight"].shape == (1536, 2048) and full["action_head.model.transformer_blocks.0.attn1.to_k.weight"].shape == (1536, 1536)
+    base = build_policy(tiny_backbone(0), robot())
+    config = PolicyConfig(replace(base.config.backbone, project_to_dim=1536), replace(base.config.action_head, **head, diffusion_model_cfg=base.config.action_head.diffusion_model_cfg | dict(cross_attention_dim=1536)))
+    assert PolicyConfig.from_upstream(json.loads(json.dumps(config.to_upstream()))) == config
+    n1 = GrootPolicy(config, base.processor).eval()
+    n1.save_pretrained(tmp_path)
+    again, x = GrootPolicy.from_pretrained(tmp_path), base.processor(pictures[:1], [WORDS], np.zeros((1, 7)), "new_embodiment")
+    with torch.no_grad():
+        features, before = (f(x["pixel_values"], x["input_ids"], x["attention_mask"]) for f in (again.encode, again.backbone.eagle_model))
+        linear = n1.backbone.eagle_linear(before)
+    assert features.shape[-1] == 1536 and torch.equal(features, linear)
+    want = n1.predict(pictures[:1], [WORDS], np.zeros((1, 7)), "new_embodiment", seeded())
+    assert (again.predict(pictures[:1], [WORDS], np.zeros((1, 7)), "new_embodiment", seeded()) == want).all()
+    np.testing.assert_allclose(ChunkEngine(n1, "new_embodiment", "fp32", compiled=False).predict(pictures[:1], [WORDS], np.zeros((1, 7)), seeded()), want, atol=1e-4)
 
 
 def test_n16_sees_pictures_and_words_as_a_policy(moving, pictures):
