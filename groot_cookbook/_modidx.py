@@ -666,6 +666,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'groot_cookbook.graphs.emulated': ('graphs.html#emulated', 'groot_cookbook/graphs.py'),
                                        'groot_cookbook.graphs.fp8_scale': ('graphs.html#fp8_scale', 'groot_cookbook/graphs.py'),
                                        'groot_cookbook.graphs.inner_types': ('graphs.html#inner_types', 'groot_cookbook/graphs.py'),
+                                       'groot_cookbook.graphs.inside': ('graphs.html#inside', 'groot_cookbook/graphs.py'),
                                        'groot_cookbook.graphs.linked': ('graphs.html#linked', 'groot_cookbook/graphs.py'),
                                        'groot_cookbook.graphs.load_graph': ('graphs.html#load_graph', 'groot_cookbook/graphs.py'),
                                        'groot_cookbook.graphs.lower': ('graphs.html#lower', 'groot_cookbook/graphs.py'),

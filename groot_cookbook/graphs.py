@@ -20,10 +20,10 @@ import onnxruntime
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 # %% auto #0
-__all__ = ['LIMIT', 'E4M3_MAX', 'KEEP', 'NAMES', 'weight_bytes', 'too_large', 'outside', 'numbers', 'stripped', 'linked',
-           'save_graph', 'load_graph', 'shelved', 'on_disk', 'check', 'inner_types', 'rebuilt', 'open_session', 'Piece',
-           'renamed', 'weave', 'fp8_scale', 'to_fp8', 'products', 'calibrate', 'quantise', 'Typed', 'angles', 'lower',
-           'emulated', 'asked']
+__all__ = ['LIMIT', 'E4M3_MAX', 'KEEP', 'NAMES', 'weight_bytes', 'too_large', 'outside', 'numbers', 'inside', 'stripped',
+           'linked', 'save_graph', 'load_graph', 'shelved', 'on_disk', 'check', 'inner_types', 'rebuilt',
+           'open_session', 'Piece', 'renamed', 'weave', 'fp8_scale', 'to_fp8', 'products', 'calibrate', 'quantise',
+           'Typed', 'angles', 'lower', 'emulated', 'asked']
 
 # %% ../nbs/08a_graphs.ipynb #d011
 LIMIT = 2_000_000_000                     # bytes of weights that go into one file
@@ -42,6 +42,10 @@ def numbers(weight: TensorProto) -> np.ndarray:
     if weight.data_location != TensorProto.EXTERNAL: return numpy_helper.to_array(weight)
     at = {e.key: e.value for e in weight.external_data}
     return np.memmap(at["location"], helper.tensor_dtype_to_np_dtype(weight.data_type), "r", int(at.get("offset", 0)), tuple(weight.dims))
+
+
+def inside(weight: TensorProto) -> TensorProto: # read from its file, if it lies in one
+    return weight if weight.data_location != TensorProto.EXTERNAL else numpy_helper.from_array(np.ascontiguousarray(numbers(weight)), weight.name)
 
 
 def stripped(model: ModelProto, data: str = "weights") -> ModelProto: # name of the file that is to hold them
@@ -293,7 +297,9 @@ def lower(model: ModelProto, low: int = TensorProto.BFLOAT16) -> ModelProto:
             node.input[:] = [f"{name}/low" if i == name else i for i in node.input]
             node.output[:] = [f"{name}/low" if o == name else o for o in node.output]
         typed.nodes.append(helper.make_node("Cast", [f"{name}/low"], [name], f"{name}/wide", to=TensorProto.FLOAT))
-    return rebuilt(model, typed.nodes, [*model.graph.initializer, *typed.made])
+    read = {i for n in typed.nodes for i in n.input}                   # of what keeps its type little is left: the graph shall not need the whole float32 file for it
+    kept = [inside(w) if w.name in read and w.data_type != TensorProto.FLOAT8E4M3FN else w for w in model.graph.initializer]
+    return rebuilt(model, typed.nodes, [*kept, *typed.made])
 
 # %% ../nbs/08a_graphs.ipynb #c028
 def emulated(model: ModelProto, low: int = TensorProto.BFLOAT16) -> ModelProto:
@@ -334,5 +340,5 @@ def asked(model: ModelProto, untold: int = TensorProto.BFLOAT16) -> dict[str, di
 
     found = [(NAMES.get(wanted(n), "other"), 2 * np.prod(shape(n.output[0])) * (shape(n.input[0]) or [0])[-1] / 1e9) for n in graph.node if n.op_type in ("MatMul", "Gemm")]
     counted = all(work for _, work in found)
-    row = lambda works: {"products": len(works)} | ({"gflop": round(float(sum(works)), 6)} if counted else {})
+    row = lambda works: {"products": len(works)} | ({"gflop": round(float(sum(works)), 9)} if counted else {})
     return {kind: row([work for k, work in found if k == kind]) for kind in sorted({k for k, _ in found})}
