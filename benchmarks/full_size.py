@@ -73,7 +73,7 @@ def export(size: str, n: int, work: Path) -> dict:
     (work / "fp32").mkdir()
     with watched(written): files = {part: [f.name for f in save_graph(g, work / "fp32" / f"{part}.onnx")] for part, g in graphs.items()}
     about = {part: {"nodes": len(g.graph.node), "products": len(products(g)), "weights_m": round(sum(int(np.prod(w.dims)) for w in g.graph.initializer) / 1e6, 2), "files": files[part]} for part, g in graphs.items()}
-    shutil.rmtree(work / "shelf")
+    shutil.rmtree(work / "shelf", ignore_errors=True)                  # the last name but one of each file
     return {"parameters_m": round(sum(p.numel() for p in policy.parameters()) / 1e6, 2), "tokens": inputs[0]["input_ids"].shape[1], "torch": torchs, "export": made, "save": written,
             "disk_gb": files_gb(work / "fp32"), "graphs": about}
 
