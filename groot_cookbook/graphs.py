@@ -131,14 +131,16 @@ def rebuilt(model: ModelProto, nodes: Sequence, weights: Iterable[TensorProto]) 
 
 # %% ../nbs/08a_graphs.ipynb #c009
 def open_session(model: ModelProto | str | Path, threads: int = 1) -> onnxruntime.InferenceSession:
-    "ONNX Runtime on the CPU. A graph with Q/DQ is run as written: the fusions of ONNX Runtime's higher levels cost an FP8 graph two digits."
+    "ONNX Runtime on the CPU. A graph with Q/DQ is run as written: the fusions of ONNX Runtime's higher levels cost an FP8 graph two digits. If it is large, its weights are unfolded as they are used, not all of them while it is loaded."
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = threads, 3
-    nodes = (model if isinstance(model, ModelProto) else onnx.load(model, load_external_data=False)).graph.node
-    if any(n.op_type == "QuantizeLinear" for n in nodes):
+    graph, spared = (model if isinstance(model, ModelProto) else onnx.load(model, load_external_data=False)).graph, []
+    if any(n.op_type == "QuantizeLinear" for n in graph.node):
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
         options.add_session_config_entry("session.disable_quant_qdq", "1")
-    run = lambda source: onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        stored = sum(len(w.raw_data) + sum(int(e.value) for e in w.external_data if e.key == "length") for w in graph.initializer)
+        if too_large(2 * stored): spared = ["ConstantFolding"]
+    run = lambda source: onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"], disabled_optimizers=spared)
     if not isinstance(model, ModelProto): return run(str(model))
     if not too_large(weight_bytes(model)) and not outside(model): return run(model.SerializeToString())
     with on_disk(model) as path: return run(str(path))
