@@ -22,8 +22,8 @@ from .policy import GrootPolicy, PolicyConfig
 from .workspace import HOME, HZ, Scene, Tabletop, block_slice, expert
 
 # %% auto #0
-__all__ = ['PREFIXES', 'BYTES', 'STEPS', 'DEVICES', 'FORM', 'Latency', 'measure', 'latency', 'results', 'Deadlines', 'ages',
-           'drive', 'both_plans', 'nudge', 'Op', 'Tally', 'Work', 'workload', 'Device', 'times_ms', 'floor_ms',
+__all__ = ['PREFIXES', 'BYTES', 'STEPS', 'DEVICES', 'FORM', 'KINDS', 'Latency', 'measure', 'latency', 'results', 'Deadlines',
+           'ages', 'drive', 'both_plans', 'nudge', 'Op', 'Tally', 'Work', 'workload', 'Device', 'times_ms', 'floor_ms',
            'predict_ms', 'Row', 'published', 'row_ms', 'fit_reading', 'chunk_ms', 'ingest', 'believe']
 
 # %% ../nbs/09_benchmark.ipynb #c009
@@ -298,6 +298,7 @@ class Row:
     ms: float
     views: int | None                     # None where the source does not say
     source: str
+    as_asked: float | None = None         # share of an engine's products that ran in this precision, by their work, where a layer report says
 
 
 def published() -> list[Row]:
@@ -330,6 +331,7 @@ def chunk_ms(
 
 # %% ../nbs/09_benchmark.ipynb #c048
 FORM = "groot_cookbook bench 1"
+KINDS = {"fp32": "FP32", "bf16": "BF16", "fp8": "FP8", "nvfp4": "FP4"}           # precision of a graph -> as its layers are called
 
 
 def ingest(path: str | Path) -> tuple[list[Row], list[CookbookError]]: # JSON written by the bundle's bench.py
@@ -342,11 +344,13 @@ def ingest(path: str | Path) -> tuple[list[Row], list[CookbookError]]: # JSON wr
         raise CookbookError("not written by the bundle's bench.py", path, f"Its 'form' must be {FORM!r}")
     try:
         mode, board = found["hardware"]["power_mode"] or "power mode not recorded", found["hardware"]["board"] or found["device"]
+        if clocks := found["hardware"].get("clocks"): mode += f", {sum(low == high for low, high in clocks.values())} of {len(clocks)} clocks held"
         about = dict(model=found["model"], device=board, views=None, source=f"{path.name}, {found['date']}, {mode}".replace("\n", " "))
-        new = lambda r: Row(mode=f"{found['backend']} ({r['scope']})", precision=r["precision"], part=r["part"], ms=float(r["p50"]), **about)
+        share = lambda r: float(r["share"].get(KINDS[r["precision"]], 0)) if "share" in r else None
+        new = lambda r: Row(mode=f"{found['backend']} ({r['scope']})", precision=r["precision"], part=r["part"], ms=float(r["p50"]), as_asked=share(r), **about)
         rows = [new(r) for r in found["rows"]]
-        verdicts = [(float(r["cosine"]), bool(r["passed"]), bool(r.get("fallback"))) for r in found["rows"]]
-    except (KeyError, TypeError, ValueError) as e: raise CookbookError(f"a field is missing or of the wrong kind ({e!r})", path, again) from e
+        verdicts = [(float(r["cosine"]), bool(r["passed"]), bool(r.get("fallback")), r.get("stray", [])) for r in found["rows"]]
+    except (AttributeError, KeyError, TypeError, ValueError) as e: raise CookbookError(f"a field is missing or of the wrong kind ({e!r})", path, again) from e
     if not rows: raise CookbookError("no rows", path, again)
     good, doubts = [], []
     for row, verdict in zip(rows, verdicts):
@@ -356,11 +360,12 @@ def ingest(path: str | Path) -> tuple[list[Row], list[CookbookError]]: # JSON wr
     return good, doubts
 
 
-def believe(row: Row, cosine: float, passed: bool, fallback: bool, where: str) -> Row:
+def believe(row: Row, cosine: float, passed: bool, fallback: bool, stray: list[str], where: str) -> Row:
     "The row itself: a speed counts only for an engine of the right precision that gives the right answer."
     if not (math.isfinite(row.ms) and row.ms > 0): raise CookbookError(f"a latency of {row.ms} ms", where, "Run bench.py again")
     if fallback:
-        raise CookbookError(f"the engine was not built in {row.precision}", where, "Look at engines/*.layers.json; the types belong into the graph")
+        how = "" if row.as_asked is None else f": {row.as_asked:.0%} of its products are, and not {', '.join(stray) or 'the rest'}"
+        raise CookbookError(f"the engine was not built in {row.precision}{how}", where, "Look at engines/*.layers.json; the types belong into the graph")
     if not passed or not math.isfinite(cosine):
         answer = f"the engine answers something else (cosine {cosine:.4f}), so its speed means nothing"
         raise CookbookError(answer, where, "Find the layer that differs first")

@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from .action_head import CategoryLinear, step_times
 from .core import CookbookError, data_dir, write_json
 from .episodes import Dataset
-from .graphs import Piece, open_session, save_graph, weave
+from .graphs import Piece, asked, load_graph, open_session, save_graph, too_large, weave
 from .policy import ANGLES, GrootPolicy
 
 # %% auto #0
 __all__ = ['PARTS', 'drawn', 'observations', 'SettledLinear', 'lowered', 'settled', 'answers', 'Look', 'Step', 'trace',
-           'action_head_graph', 'export_policy', 'Parity', 'parity', 'borders', 'write_bundle']
+           'action_head_graph', 'whole', 'export_policy', 'Parity', 'parity', 'borders', 'write_bundle']
 
 # %% ../nbs/08_thor_export.ipynb #c011
 def drawn(dataset: Dataset, n: int, seed: int = 0) -> list[tuple[np.ndarray, str, np.ndarray]]: # picture (1, H, W, 3), instruction, state (1, S)
@@ -70,8 +70,9 @@ def lowered(model: nn.Module, precision: torch.dtype) -> nn.Module:
     return model
 
 
-def settled(policy: GrootPolicy, slot: int) -> GrootPolicy: # embodiment slot -> a copy that drives this robot alone
-    policy = copy.deepcopy(policy).eval()
+def settled(policy: GrootPolicy, slot: int, shared: bool = False) -> GrootPolicy: # embodiment slot -> a copy that drives this robot alone; `shared`: with the very weights of the policy, in the same memory
+    same = {id(p): nn.Parameter(p.detach(), p.requires_grad) for p in policy.parameters()} if shared else {}
+    policy = copy.deepcopy(policy, same).eval()
     for parent in list(policy.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, CategoryLinear): setattr(parent, name, SettledLinear(child, slot))
@@ -118,6 +119,7 @@ def trace(
     inputs: list[str],                    # names, lists flattened
     outputs: list[str],
     opset: int = 22,
+    file: Path | None = None,             # beside which the weights are to lie; in the graph itself if None
 ) -> ModelProto:
     "torch.export to ONNX, without the stack traces that would carry this machine's file names into the file."
     quiet = logging.getLogger("torch.onnx"), logging.getLogger("onnxscript")
@@ -127,7 +129,9 @@ def trace(
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
             options = dict(dynamo=True, opset_version=opset, input_names=inputs, output_names=outputs, verbose=False)
-            model = torch.onnx.export(module.eval(), args, **options).model_proto
+            program = torch.onnx.export(module.eval(), args, **options)
+            if file: program.save(file, external_data=True)
+            model = load_graph(file) if file else program.model_proto
     finally:
         for q, level in zip(quiet, levels): q.setLevel(level)
     graph = model.graph
@@ -145,6 +149,7 @@ def action_head_graph(
     steps: int,                           # of denoising
     opset: int = 22,
     trace: Callable[..., ModelProto] = trace,              # another way from a module to a graph
+    shelf: Path | None = None,            # a folder for weights, where a graph is too small for them
 ) -> ModelProto:
     "Features (1, L, D), attention_mask, state, noise -> actions (1, H, A): the denoising loop unrolled, modulations baked in; N1.6's also asks for input_ids."
     head, times = policy.action_head, step_times(policy.action_head.config, steps)
@@ -154,8 +159,9 @@ def action_head_graph(
     first = [m[:1] for m in every]
     keys_values = look(features, x["attention_mask"])
     scene, mods = [f"scene{i}" for i in range(len(keys_values))], [f"mod{i}" for i in range(len(every))]
-    looking = trace(look, (features, x["attention_mask"]), ["features", "attention_mask"], scene, opset)
-    stepping = trace(step, ([x[n] for n in told], x["state"], x["noise"], t[:1], keys_values, first), [*told, "state", "actions", "t", *scene, *mods], ["moved"], opset)
+    at = lambda name: {"file": shelf / f"{name}.fp32.onnx"} if shelf else {}
+    looking = trace(look, (features, x["attention_mask"]), ["features", "attention_mask"], scene, opset, **at("look"))
+    stepping = trace(step, ([x[n] for n in told], x["state"], x["noise"], t[:1], keys_values, first), [*told, "state", "actions", "t", *scene, *mods], ["moved"], opset, **at("step"))
     same = {n: n for n in ["features", *told, "state", *scene]}
     pieces, constants = [Piece(looking, "look", "look", same)], {}
     for i, time in enumerate(times):
@@ -168,23 +174,30 @@ def action_head_graph(
 PARTS = {"backbone": "features", "action_head": "actions", "policy": "actions"}      # part -> its output
 
 
+def whole(backbone: ModelProto, head: ModelProto) -> ModelProto: # in any precision, with float32 between them
+    "Both parts as one graph: a picture and words, state and noise -> actions."
+    same = {n: n for n in ["pixel_values", "input_ids", "attention_mask", "features", "state", "noise", "actions"]}
+    return weave([Piece(backbone, "backbone", "backbone", same), Piece(head, "head", "head", same)], ["actions"])
+
+
 def export_policy(
     policy: GrootPolicy,
     x: dict[str, np.ndarray],             # one observation, of `observations`: each (1, ...)
     slot: int,                            # embodiment slot of the robot that will carry it
     steps: int | None = None,             # of denoising; the checkpoint's own if None
     opset: int = 22,
+    shelf: Path | None = None,            # a folder for weights that are too many for one file; the graphs share what lies there
 ) -> dict[str, ModelProto]:               # part -> float32 graph
     "Backbone, action head and the whole policy, each one graph of fixed shapes."
-    one, x = settled(policy, slot).float(), {k: torch.from_numpy(v) for k, v in x.items()}
+    one, x = settled(policy, slot, shared=True).float(), {k: torch.from_numpy(v) for k, v in x.items()}
+    if not too_large(4 * sum(p.numel() for p in one.parameters())): shelf = None
+    if shelf: shelf.mkdir(parents=True, exist_ok=True)
     seen = [x[k] for k in ("pixel_values", "input_ids", "attention_mask")]
     with torch.no_grad(): features = one.encode(*seen)
     names = ["pixel_values", "input_ids", "attention_mask"]
-    backbone = trace(one.backbone, tuple(seen), names, ["features"], opset)
-    head = action_head_graph(one, features, x, steps or policy.config.action_head.num_inference_timesteps, opset)
-    same = {n: n for n in [*names, "features", "state", "noise", "actions"]}
-    whole = weave([Piece(backbone, "backbone", "backbone", same), Piece(head, "head", "head", same)], ["actions"])
-    return dict(backbone=backbone, action_head=head, policy=whole)
+    backbone = trace(one.backbone, tuple(seen), names, ["features"], opset, shelf and shelf / "backbone.fp32.onnx")
+    head = action_head_graph(one, features, x, steps or policy.config.action_head.num_inference_timesteps, opset, shelf=shelf)
+    return dict(backbone=backbone, action_head=head, policy=whole(backbone, head))
 
 # %% ../nbs/08_thor_export.ipynb #c026
 @dataclass(frozen=True)
@@ -245,13 +258,14 @@ def write_bundle(
     (folder / "graphs").mkdir(parents=True)
     for precision, parts in graphs.items():
         for part, graph in parts.items(): save_graph(graph, folder / "graphs" / f"{part}.{precision}.onnx")
+    wants = {f"{part}.{precision}": asked(graph) for precision, parts in graphs.items() for part, graph in parts.items()}
     takes = {part: [v.name for v in graph.graph.input] for part, graph in graphs["fp32"].items()}
     for part, names in takes.items():
         np.savez(folder / f"reference_{part}.npz", **{n: (inputs[0] | expected[0])[n] for n in names}, expected=expected[0][PARTS[part]])     # type: ignore[arg-type]     # a fault of numpy's stub
     np.savez(folder / "pipeline.npz", **borders)                                                                           # type: ignore[arg-type]
     np.savez(folder / "calibration.npz", **{n: np.concatenate([x[n] for x in inputs]) for n in inputs[0]})                 # type: ignore[arg-type]
     shapes = {n: list(inputs[0][n].shape) for n in inputs[0]}
-    write_json(folder / "bundle.json", about | {"inputs": takes, "shapes": shapes, "observations": len(inputs)})
+    write_json(folder / "bundle.json", about | {"inputs": takes, "shapes": shapes, "observations": len(inputs), "asked": wants})
     for name in ("README.md", "build.sh", "bench.py", "nvfp4.py"):
         if not (scripts / name).is_file(): raise CookbookError(f"{name} is missing", scripts, "Restore data/thor from the repository")
         shutil.copy(scripts / name, folder / name)

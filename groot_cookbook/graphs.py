@@ -5,9 +5,11 @@
 # %% ../nbs/08a_graphs.ipynb #c004
 from __future__ import annotations
 
+import os, shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -18,45 +20,96 @@ import onnxruntime
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 # %% auto #0
-__all__ = ['LIMIT', 'E4M3_MAX', 'KEEP', 'weight_bytes', 'stripped', 'save_graph', 'on_disk', 'check', 'inner_types', 'rebuilt',
+__all__ = ['LIMIT', 'E4M3_MAX', 'KEEP', 'NAMES', 'weight_bytes', 'too_large', 'outside', 'numbers', 'inside', 'stripped',
+           'linked', 'save_graph', 'load_graph', 'shelved', 'on_disk', 'check', 'inner_types', 'rebuilt',
            'open_session', 'Piece', 'renamed', 'weave', 'fp8_scale', 'to_fp8', 'products', 'calibrate', 'quantise',
-           'Typed', 'angles', 'lower', 'emulated']
+           'Typed', 'angles', 'lower', 'emulated', 'asked']
 
 # %% ../nbs/08a_graphs.ipynb #d011
 LIMIT = 2_000_000_000                     # bytes of weights that go into one file
 
 
 def weight_bytes(model: ModelProto) -> int: return sum(len(w.raw_data) for w in model.graph.initializer)  # of all weights inside the graph
+def too_large(weights: int) -> bool: return weights >= LIMIT  # bytes
+
+
+def outside(model: ModelProto) -> list[Path]: # the files in which weights of the graph lie
+    return sorted({Path(at.value) for w in model.graph.initializer for at in w.external_data if at.key == "location"})
+
+
+def numbers(weight: TensorProto) -> np.ndarray:
+    "A weight as an array, from inside the graph or mapped from the file where it lies."
+    if weight.data_location != TensorProto.EXTERNAL: return numpy_helper.to_array(weight)
+    at = {e.key: e.value for e in weight.external_data}
+    return np.memmap(at["location"], helper.tensor_dtype_to_np_dtype(weight.data_type), "r", int(at.get("offset", 0)), tuple(weight.dims))
+
+
+def inside(weight: TensorProto) -> TensorProto: # read from its file, if it lies in one
+    return weight if weight.data_location != TensorProto.EXTERNAL else numpy_helper.from_array(np.ascontiguousarray(numbers(weight)), weight.name)
 
 
 def stripped(model: ModelProto, data: str = "weights") -> ModelProto: # name of the file that is to hold them
-    "The graph without its large weights, each of which says where it will lie in `data`; small ones, shapes among them, stay."
+    "The graph without its large weights, each of which says where it will lie in `data`, or in a file named as the one where it lies; small ones, shapes among them, stay."
     new, offset = rebuilt(model, model.graph.node, []), 0
     new.graph.value_info.extend(model.graph.value_info)
     for w in model.graph.initializer:
-        if len(w.raw_data) < 1024: new.graph.initializer.append(w); continue
+        if len(w.raw_data) < 1024:
+            new.graph.initializer.append(w)
+            for at in new.graph.initializer[-1].external_data: at.value = Path(at.value).name if at.key == "location" else at.value
+            continue
         there = new.graph.initializer.add(name=w.name, data_type=w.data_type, dims=w.dims, data_location=TensorProto.EXTERNAL)
         for key, value in (("location", data), ("offset", offset), ("length", len(w.raw_data))): there.external_data.add(key=key, value=str(value))
         offset += -(-len(w.raw_data) // 4096) * 4096                   # whole pages, so that they can be mapped
     return new
 
+# %% ../nbs/08a_graphs.ipynb #d013
+def linked(file: Path, to: Path) -> Path: # the second name of a file; a copy where the disk is another
+    if to.exists() and to.samefile(file): return to
+    to.unlink(missing_ok=True)
+    try: os.link(file, to)
+    except OSError: shutil.copy(file, to)
+    return to
 
-def save_graph(model: ModelProto, path: str | Path) -> list[Path]: # the files written; they travel together
-    "One file where it can hold the graph; else the weights lie beside it in PATH.data."
-    path = Path(path)
-    if weight_bytes(model) < LIMIT: onnx.save(model, path); return [path]
-    data = path.with_name(f"{path.name}.data")
+
+def save_graph(model: ModelProto, path: str | Path) -> list[Path]: # the files it is made of; they travel together
+    "One file where it can hold the graph; else the weights lie beside it in PATH.data, and those that lay in files before in the same files, linked."
+    path, before, large = Path(path), outside(model), [w for w in model.graph.initializer if len(w.raw_data) >= 1024]
+    if not too_large(weight_bytes(model)) and not before: onnx.save(model, path); return [path]
+    taken = [f.name for f in before]
+    if len(set(taken)) < len(taken): raise ValueError(f"weights of {path.name} lie in files of one name in several folders: {', '.join(map(str, before))}")
+    data = path.with_name(next(n for i in count() if (n := f"{path.name}.data{i or ''}") not in taken))
     onnx.save(stripped(model, data.name), path)
+    if not large: return [path, *(linked(f, path.with_name(f.name)) for f in before)]
+    data.unlink(missing_ok=True)                                       # it may be another graph's too, by a link
     with open(data, "wb") as f:
-        for w in model.graph.initializer:
-            if len(w.raw_data) >= 1024: f.write(w.raw_data + b"\0" * (-len(w.raw_data) % 4096))
-    return [path, data]
+        for w in large: f.write(w.raw_data); f.write(b"\0" * (-len(w.raw_data) % 4096))
+    return [path, data, *(linked(f, path.with_name(f.name)) for f in before)]
 
 
+def load_graph(path: str | Path) -> ModelProto:
+    "A graph from its file; weights that lie beside it stay there."
+    model = onnx.load(path, load_external_data=False)
+    for at in (e for w in model.graph.initializer for e in w.external_data if e.key == "location"): at.value = str(Path(path).resolve().parent / at.value)
+    return model
+
+
+def shelved(model: ModelProto, path: str | Path) -> ModelProto:
+    "The same graph, its weights on disk where they are too many for one file."
+    if not too_large(weight_bytes(model)): return model
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    return load_graph(save_graph(model, path)[0])
+
+# %% ../nbs/08a_graphs.ipynb #d015
 @contextmanager
 def on_disk(model: ModelProto) -> Iterator[Path]:
-    "The graph as a file, for as long as it is looked at."
-    with TemporaryDirectory() as folder: yield save_graph(model, Path(folder) / "graph.onnx")[0]
+    "The graph as a file, for as long as it is looked at; beside its weights, where they are on disk: onnx's checker takes a file with two names for an attack."
+    if not (before := outside(model)):
+        with TemporaryDirectory() as folder: yield save_graph(model, Path(folder) / "graph.onnx")[0]
+        return
+    made = [f for f in save_graph(model, before[0].parent / f".{os.getpid()}-{id(model)}.onnx") if f not in before]
+    try: yield made[0]
+    finally:
+        for f in made: f.unlink()
 
 
 def check(model: ModelProto) -> None:
@@ -78,16 +131,18 @@ def rebuilt(model: ModelProto, nodes: Sequence, weights: Iterable[TensorProto]) 
 
 # %% ../nbs/08a_graphs.ipynb #c009
 def open_session(model: ModelProto | str | Path, threads: int = 1) -> onnxruntime.InferenceSession:
-    "ONNX Runtime on the CPU. A graph with Q/DQ is run as written: the fusions of ONNX Runtime's higher levels cost an FP8 graph two digits."
+    "ONNX Runtime on the CPU. A graph with Q/DQ is run as written: the fusions of ONNX Runtime's higher levels cost an FP8 graph two digits. If it is large, its weights are unfolded as they are used, not all of them while it is loaded."
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = threads, 3
-    nodes = (model if isinstance(model, ModelProto) else onnx.load(model, load_external_data=False)).graph.node
-    if any(n.op_type == "QuantizeLinear" for n in nodes):
+    graph, spared = (model if isinstance(model, ModelProto) else onnx.load(model, load_external_data=False)).graph, []
+    if any(n.op_type == "QuantizeLinear" for n in graph.node):
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
         options.add_session_config_entry("session.disable_quant_qdq", "1")
-    run = lambda source: onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        stored = sum(len(w.raw_data) + sum(int(e.value) for e in w.external_data if e.key == "length") for w in graph.initializer)
+        if too_large(2 * stored): spared = ["ConstantFolding"]
+    run = lambda source: onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"], disabled_optimizers=spared)
     if not isinstance(model, ModelProto): return run(str(model))
-    if weight_bytes(model) < LIMIT: return run(model.SerializeToString())
+    if not too_large(weight_bytes(model)) and not outside(model): return run(model.SerializeToString())
     with on_disk(model) as path: return run(str(path))
 
 # %% ../nbs/08a_graphs.ipynb #c013
@@ -137,7 +192,8 @@ def weave(
     wanted = {i for n in nodes for i in n.input}
     inputs = [v for n, v in infos.items() if n in wanted and n not in made]
     graph = helper.make_graph(nodes, "groot", inputs, [infos[o] for o in outputs], [w for n, w in weights.items() if n in wanted])
-    return helper.make_model(graph, opset_imports=pieces[0].model.opset_import, ir_version=pieces[0].model.ir_version, producer_name="groot_cookbook")
+    opsets = {o.domain: o for piece in reversed(pieces) for o in piece.model.opset_import}
+    return helper.make_model(graph, opset_imports=[opsets[d] for d in dict.fromkeys(o.domain for piece in pieces for o in piece.model.opset_import)], ir_version=pieces[0].model.ir_version, producer_name="groot_cookbook")
 
 # %% ../nbs/08a_graphs.ipynb #c018
 E4M3_MAX = 448.0
@@ -178,7 +234,7 @@ def quantise(model: ModelProto, peaks: dict[str, float]) -> ModelProto: # of `ca
 
     def eight_bits(name: str) -> str:
         if name in done: return done[name]
-        array = numpy_helper.to_array(weights[name]) if name in weights else None
+        array = numbers(weights[name]) if name in weights else None
         scale = fp8_scale(peaks[name] if array is None else float(np.abs(array).max()))
         made.append(numpy_helper.from_array(np.float32(scale), f"{name}/scale"))
         if array is None: nodes.append(helper.make_node("QuantizeLinear", [name, f"{name}/scale", "fp8_zero"], [f"{name}/fp8"], f"{name}/quantize"))
@@ -211,7 +267,7 @@ class Typed:
         if (name, want) not in self.done:
             self.done[name, want] = other = f"{name}/{'low' if want == self.low else 'wide'}"
             if name in self.weights:
-                array = numpy_helper.to_array(self.weights[name]).astype(helper.tensor_dtype_to_np_dtype(want))
+                array = numbers(self.weights[name]).astype(helper.tensor_dtype_to_np_dtype(want))
                 self.made.append(numpy_helper.from_array(array, other))
             else: self.nodes.append(helper.make_node("Cast", [name], [other], other, to=want))
         return self.done[name, want]
@@ -243,17 +299,48 @@ def lower(model: ModelProto, low: int = TensorProto.BFLOAT16) -> ModelProto:
             node.input[:] = [f"{name}/low" if i == name else i for i in node.input]
             node.output[:] = [f"{name}/low" if o == name else o for o in node.output]
         typed.nodes.append(helper.make_node("Cast", [f"{name}/low"], [name], f"{name}/wide", to=TensorProto.FLOAT))
-    return rebuilt(model, typed.nodes, [*model.graph.initializer, *typed.made])
+    read = {i for n in typed.nodes for i in n.input}                   # of what keeps its type little is left: the graph shall not need the whole float32 file for it
+    kept = [inside(w) if w.name in read and w.data_type != TensorProto.FLOAT8E4M3FN else w for w in model.graph.initializer]
+    return rebuilt(model, typed.nodes, [*kept, *typed.made])
 
 # %% ../nbs/08a_graphs.ipynb #c028
 def emulated(model: ModelProto, low: int = TensorProto.BFLOAT16) -> ModelProto:
     "A lowered graph for a machine without such kernels: values stored in `low`, operators in float32."
-    nodes, lows = [], {name for name, kind in inner_types(model).items() if kind == low} | {w.name for w in model.graph.initializer if w.data_type == low}
+    weights = {w.name for w in model.graph.initializer if w.data_type == low}
+    lows, nodes = weights | {name for name, kind in inner_types(model).items() if kind == low}, []
+    wide = lambda i, node: f"{i}@{'' if i in weights else node.name}"                                   # a weight once for all its products
+    widened: set[str] = set()
     for node in (renamed(n, n.name) for n in model.graph.node):
         before, after = sorted({i for i in node.input if i in lows}), [o for o in node.output if o in lows]
         if node.op_type == "Cast": before, after = [], []
-        nodes += [helper.make_node("Cast", [i], [f"{i}@{node.name}"], to=TensorProto.FLOAT) for i in before]
-        node.input[:] = [f"{i}@{node.name}" if i in before else i for i in node.input]
+        nodes += [helper.make_node("Cast", [i], [wide(i, node)], to=TensorProto.FLOAT) for i in before if wide(i, node) not in widened]
+        widened |= {wide(i, node) for i in before}
+        node.input[:] = [wide(i, node) if i in before else i for i in node.input]
         node.output[:] = [f"{o}@wide" if o in after else o for o in node.output]
         nodes += [node, *(helper.make_node("Cast", [f"{o}@wide"], [o], to=low) for o in after)]
     return rebuilt(model, nodes, model.graph.initializer)
+
+# %% ../nbs/08a_graphs.ipynb #d017
+NAMES = {TensorProto.FLOAT: "FP32", TensorProto.FLOAT16: "FP16", TensorProto.BFLOAT16: "BF16", TensorProto.FLOAT8E4M3FN: "FP8", TensorProto.FLOAT4E2M1: "FP4"}
+
+
+def asked(model: ModelProto, untold: int = TensorProto.BFLOAT16) -> dict[str, dict[str, float]]: # precision -> {"products": how many, "gflop": their work, where all shapes are known}
+    "In which precision the graph wants its products; where nothing in it tells, as behind another tool's own nodes, `untold` is believed."
+    graph, makers = onnx.shape_inference.infer_shapes(stripped(model)).graph, {o: n for n in model.graph.node for o in n.output}
+    values = {v.name: v.type.tensor_type for v in [*graph.input, *graph.value_info, *graph.output]}
+    types = {n: t.elem_type for n, t in values.items()} | {w.name: w.data_type for w in graph.initializer}
+    shape = lambda name: [d.dim_value for d in values[name].shape.dim] if name in values else []
+
+    def wanted(node) -> int:
+        for name in reversed(node.input[:2]):                          # the weight first
+            while (maker := makers.get(name)) and maker.op_type in ("Cast", "Transpose", "Reshape", "DequantizeLinear"):
+                name = maker.input[0]
+                if maker.op_type != "DequantizeLinear": continue
+                if name in makers and "FP4" in makers[name].op_type: return TensorProto.FLOAT4E2M1      # ModelOpt's own node, whose type nobody infers
+                if types.get(name) in (TensorProto.FLOAT8E4M3FN, TensorProto.FLOAT4E2M1): return types[name]
+        return types.get(node.input[0]) or untold
+
+    found = [(NAMES.get(wanted(n), "other"), 2 * np.prod(shape(n.output[0])) * (shape(n.input[0]) or [0])[-1] / 1e9) for n in graph.node if n.op_type in ("MatMul", "Gemm")]
+    counted = all(work for _, work in found)
+    row = lambda works: {"products": len(works)} | ({"gflop": round(float(sum(works)), 9)} if counted else {})
+    return {kind: row([work for k, work in found if k == kind]) for kind in sorted({k for k, _ in found})}

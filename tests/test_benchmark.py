@@ -196,6 +196,16 @@ def test_a_good_file_comes_in(tmp_path):
     assert "MAXN" in row.source and "\n" not in row.source
 
 
+def test_how_much_of_an_engine_is_what_was_asked_for_comes_home(tmp_path):
+    "And which clocks were held; a file without either is read too."
+    told = changed(share={"FP8": .97, "BF16": .03}, stray=[]) | {"hardware": GOOD["hardware"] | {"clocks": {"policy0": [1, 2], "gpu": [3, 3]}}}
+    (row,), _ = ingest(home(tmp_path, told))
+    assert row.as_asked == .97 and "1 of 2 clocks held" in row.source
+    assert ingest(home(tmp_path, GOOD))[0][0].as_asked is None
+    fell = changed(share={"FP8": .55, "FP32": .45}, stray=["blocks.0.to_q (FP32)"], fallback=True)
+    with pytest.raises(core.CookbookError, match=r"not built in fp8: 55% of its products are, and not blocks.0.to_q \(FP32\)"): ingest(home(tmp_path, fell))
+
+
 @pytest.mark.parametrize("value,says", [
     ("{", "not JSON"), ("[]", "not written by"), ({"form": "other"}, "not written by"), (GOOD | {"rows": []}, "no rows"),
     (GOOD | {"rows": [{}]}, "missing or of the wrong kind"),

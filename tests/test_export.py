@@ -146,7 +146,7 @@ def test_bench_writes_what_chapter_09_reads(bundle, tmp_path):
     scopes = {(r.part, r.mode) for r in rows}
     assert scopes == {(p, "onnxruntime (engine)") for p in ("backbone", "action_head", "policy")} | {("policy", "onnxruntime (pipeline)")}
     hardware = json.loads((tmp_path / "b.json").read_text())["hardware"]
-    assert "power_mode" in hardware and hardware["cores"]
+    assert {"power_mode", "jetson_clocks", "clocks"} <= set(hardware) and hardware["cores"]
 
 
 def test_the_bundles_pipeline_is_the_policys(script, bundle, made):
@@ -209,6 +209,16 @@ def test_weights_beside_the_graph_where_one_file_cannot_hold_them(made, tmp_path
     one = save_graph(whole, tmp_path / "one.onnx")
     monkeypatch.setattr(files, "LIMIT", 1000)
     graph, weights = save_graph(whole, tmp_path / "policy.fp32.onnx")
+    again = files.load_graph(graph)
+    assert files.weight_bytes(again) < 1e5 and files.outside(again) == [weights.resolve()]
+    for w, held in zip(again.graph.initializer, whole.graph.initializer): assert w.name == held.name and (files.numbers(w) == onnx.numpy_helper.to_array(held)).all()
+    parity(emulated(sixteen := lower(again)), "policy", "bf16", made["inputs"], made["expected"]).check(.999)
+    assert not files.outside(sixteen)                                                # norms are not worth a second file
+    moved = save_graph(again, (tmp_path / "elsewhere").mkdir() or tmp_path / "elsewhere" / "other.onnx")
+    assert moved[1].samefile(weights) and moved[1].name == weights.name
+    moved[1].unlink()                                                                # onnx's checker wants a file to have one name
+    check(again)
+    assert not list(tmp_path.glob(".*"))
     assert len(one) == 1 and graph.stat().st_size < one[0].stat().st_size / 3 and weights.stat().st_size > files.weight_bytes(whole) * .9
     check(whole)
     onnx.checker.check_model(str(graph), full_check=True)
@@ -277,15 +287,51 @@ def layer(name, formats, tactic=""):
     ("fp8", [layer("a", ["FP8", "FP8"], "sm80_xmma_gemm_f32f32_tf32f32_f32_nn_n_tilesize128x128")], True),                # fed in eight bits, multiplied in none
     ("bf16", [layer("a", ["BFloat16"], "sm80_xmma_gemm_f32f32_f32f32_f32_nn_n")], True),
     ("bf16", [*[{**layer("Reformatting CopyNode for Input Tensor 0 to /blocks.0/MatMul", ["BFloat16"]), "LayerType": "Reformat"}] * 5, *[layer("gemm", ["Float"])] * 4], True),
+    ("fp8", [layer("a", ["FP8"])] * 55 + [layer("b", ["Float"])] * 45, True),                                            # more than half as asked
+    ("fp8", [layer("a", ["FP8"])] * 93 + [layer("b", ["Float"])] * 7, True), ("fp8", [layer("a", ["FP8"])] * 97 + [layer("b", ["Float"])] * 3, False),
+    ("bf16", [layer("a", ["BFloat16"])] * 9 + [{**layer(n, ["Float"]), "LayerType": "kgen"} for n in ("softmax", "layernorm")] * 9, False),      # no products
     ("fp8", [], True)])
 def test_a_silent_fallback_is_seen(script, precision, layers, fell): assert script.fallback({"Layers": layers}, precision)["fallback"] is fell
 
 
 def test_an_engine_is_held_against_what_its_graph_asked_for(script):
     "FP4 spares the eyes, so most products of a good engine are not in FP4."
-    layers = [layer("a", ["FP4E2M1"])] * 4 + [layer("b", ["BFloat16"])] * 6
-    assert script.fallback({"Layers": layers}, "nvfp4")["fallback"] and not script.fallback({"Layers": layers}, "nvfp4", asked=4)["fallback"]
-    assert script.fallback({"Layers": layers[3:]}, "nvfp4", asked=4)["fallback"]
+    layers, asked = [layer("a", ["FP4E2M1"])] * 4 + [layer("b", ["BFloat16"])] * 6, {"FP4": {"products": 4}, "BF16": {"products": 6}}
+    assert script.fallback({"Layers": layers}, "nvfp4")["fallback"] and not script.fallback({"Layers": layers}, "nvfp4", asked)["fallback"]
+    assert script.fallback({"Layers": layers[3:]}, "nvfp4", asked)["fallback"]
+    fell = script.fallback({"Layers": [*layers[:-1], layer("c", ["Float"])]}, "nvfp4", asked)
+    assert fell["fallback"] and fell["stray"] == ["c (FP32)"] and fell["products"] == {"BF16": 5, "FP32": 1, "FP4": 4}
+
+
+def wide(name, precision, rows, width): return layer(name, [precision]) | {"Inputs": [{"Dimensions": [1, rows, width], "Format/Datatype": precision}], "Outputs": [{"Dimensions": [1, rows, width]}]}
+
+
+def test_work_weighs_more_than_number(script):
+    "Where a report tells shapes: one wide product in FP32 outweighs nineteen narrow ones in FP8, and nineteen narrow ones in FP32 weigh nothing beside a wide one."
+    narrow, asked = [wide(f"n{i}", "FP8", 16, 64) for i in range(19)], {"FP8": {"products": 20, "gflop": 20.}}
+    fell = script.fallback({"Layers": [*narrow, wide("w", "Float", 300, 2048)]}, "fp8", asked)
+    assert fell["fallback"] and fell["by"] == "work" and fell["stray"] == ["w (FP32)"] and fell["share"]["FP32"] > .99
+    assert not script.fallback({"Layers": [wide("n", "Float", 16, 64)] * 19 + [wide("w", "FP8", 300, 2048)]}, "fp8", asked)["fallback"]
+    assert script.fallback({"Layers": [layer("n", ["Float"])] * 19 + [wide("w", "FP8", 300, 2048)]}, "fp8", asked)["by"] == "count"
+
+
+@pytest.mark.parametrize("eights,fell", [(80, False), (70, False), (55, True)])
+def test_a_mixed_graph_may_be_mixed_and_no_more(script, eights, fell):
+    "Of an FP8 graph with a fifth of its products between two activations, in bf16."
+    layers = [layer("a", ["FP8"])] * eights + [layer("b", ["BFloat16"])] * (100 - eights)
+    assert script.fallback({"Layers": layers}, "fp8", {"FP8": {"products": 80}, "BF16": {"products": 20}})["fallback"] is fell
+
+
+def test_every_graph_of_the_bundle_says_what_it_asks_for(bundle, made):
+    asked = json.loads((bundle / "bundle.json").read_text())["asked"]
+    assert set(asked) == {f"{part}.{p}" for part in made["graphs"] for p in ("fp32", "bf16")}
+    total = lambda name: [sum(a[k] for a in asked[name].values()) for k in ("products", "gflop")]
+    for part in made["graphs"]:
+        assert set(asked[f"{part}.fp32"]) == {"FP32"} and asked[f"{part}.bf16"]["BF16"]["gflop"] > .99 * total(f"{part}.bf16")[1]
+        assert total(f"{part}.fp32") == pytest.approx(total(f"{part}.bf16"), rel=1e-4)
+    graph = made["graphs"]["policy"]
+    eight = files.asked(lower(quantise(graph, calibrate(graph, made["inputs"]))))
+    assert eight["FP8"]["products"] == len(files.products(graph)) and eight["BF16"]["products"] > 0
 
 
 REPORTS = Path(__file__).parent / "fixtures"
@@ -295,7 +341,8 @@ REPORTS = Path(__file__).parent / "fixtures"
     ("trtexec_layers_fp8.json", "fp8", {"FP8": 3}, False), ("trtexec_layers_fp8.json", "bf16", {"FP8": 3}, True), ("trtexec_layers_silent_fp32.json", "fp8", {"FP32": 3}, True)])
 def test_a_whole_layer_report(script, name, precision, products, fell):
     "Written by hand in the form of trtexec's --exportLayerInfo: the same three products built as asked, and built in FP32 without a word."
-    assert script.fallback(json.loads((REPORTS / name).read_text()), precision) == {"products": products, "fallback": fell}
+    found = script.fallback(json.loads((REPORTS / name).read_text()), precision)
+    assert found["products"] == products and found["fallback"] is fell and found["by"] == "work" and bool(found["stray"]) is fell
 
 
 def test_layer_names_alone_are_refused(script):
@@ -335,8 +382,9 @@ def fp4(): return load("nvfp4")
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_without_fp4_the_graphs_for_fp4_say_what_torch_says(made, fp4, monkeypatch):
-    "ModelOpt wants CUDA; all that stands around it does not: the way from a module in bf16 to a graph with float32 borders, and the head woven from such graphs."
+def test_without_fp4_the_graphs_for_fp4_say_what_torch_says(made, fp4, monkeypatch, tmp_path):
+    "ModelOpt wants CUDA; all that stands around it does not: the way from a module in bf16 to a graph with float32 borders, the head woven from such graphs, and the policy from both."
+    (tmp_path / "graphs").mkdir()
     monkeypatch.setattr(fp4, "two_step", lambda model: model)
     for p in (made["policy"], n16_of(made["policy"])):
         slot, inputs = made["robot"].slot, made["inputs"]
@@ -352,6 +400,15 @@ def test_without_fp4_the_graphs_for_fp4_say_what_torch_says(made, fp4, monkeypat
                 graph.graph.initializer.append(onnx.numpy_helper.from_array(np.eye(x["input_ids"].shape[1], dtype=bool), node.output[0]))
                 graph.graph.node.remove(node)
             parity(emulated(graph), part, "bf16", inputs, expected).check(.999)
+        about = {}
+        for part, graph in graphs.items(): fp4.weave_policy(tmp_path, about); fp4.keep(tmp_path, about, part, graph)
+        assert not (tmp_path / "graphs" / "policy.nvfp4.onnx").exists()                # only when both are there
+        fp4.weave_policy(tmp_path, about)
+        parity(emulated(files.load_graph(tmp_path / "graphs" / "policy.nvfp4.onnx")), "policy", "bf16", inputs, expected).check(.999)
+        asked = json.loads((tmp_path / "bundle.json").read_text())["asked"]
+        count = lambda part: sum(a["products"] for a in asked[f"{part}.nvfp4"].values())
+        assert count("policy") == count("backbone") + count("action_head") and set(asked["policy.nvfp4"]) <= {"BF16", "FP32"}
+        for file in (tmp_path / "graphs").iterdir(): file.unlink()
 
 
 def test_the_heads_for_fp4_are_the_policys(made, fp4):

@@ -8,7 +8,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from groot_cookbook.backbone import Backbone, BackboneConfig
 from groot_cookbook.export import trace
-from groot_cookbook.graphs import E4M3_MAX, Piece, calibrate, emulated, fp8_scale, lower, open_session, products, quantise, to_fp8, weave
+from groot_cookbook.graphs import E4M3_MAX, Piece, asked, calibrate, emulated, fp8_scale, lower, open_session, products, quantise, to_fp8, weave
 
 
 def model(nodes, inputs, outputs, **weights):
@@ -112,6 +112,26 @@ def test_emulation_equals_real_kernels_where_there_are_some(net):
     graph, x = net
     half = lower(graph, TensorProto.FLOAT16)
     assert np.abs(run(half, x=x) - run(emulated(half, TensorProto.FLOAT16), x=x)).max() < 5e-3
+
+
+def test_what_a_graph_asks_of_its_products(net):
+    "By hand: (3, 16) by (16, 24), then (3, 24) by (24, 4), two operations each."
+    graph, x = net
+    gflop = 2 * 3 * 24 * (16 + 4) / 1e9
+    eight = quantise(graph, calibrate(graph, [{"x": x}]))
+    for g, kind in ((graph, "FP32"), (lower(graph), "BF16"), (lower(graph, TensorProto.FLOAT16), "FP16"), (eight, "FP8"), (lower(eight), "FP8")):
+        assert asked(g) == {kind: {"products": 2, "gflop": pytest.approx(gflop)}}
+
+
+def test_behind_a_node_of_modelopts_four_bits_are_seen():
+    "Its type cannot be inferred, so nothing is said about work; a product that does not stand behind one is of the module's own type."
+    nodes = [helper.make_node("TRT_FP4DynamicQuantize", ["x", "s"], ["q", "t"], "quantize", domain="trt"), helper.make_node("DequantizeLinear", ["q", "t"], ["b"], "back"),
+             helper.make_node("MatMul", ["b", "W"], ["y"], "four"), helper.make_node("MatMul", ["y", "V"], ["z"], "sixteen")]
+    graph = model(nodes, {"x": (3, 16)}, {"z": (3, 4)}, s=1., W=np.ones((16, 16)), V=np.ones((16, 4)))
+    graph.opset_import.append(helper.make_opsetid("trt", 1))
+    assert asked(graph) == {"BF16": {"products": 1}, "FP4": {"products": 1}}
+    woven = weave([Piece(model([helper.make_node("Identity", ["a"], ["x"], "same")], {"a": (3, 16)}, {"x": (3, 16)}), "one", "one", {"a": "a", "x": "x"}), Piece(graph, "two", "two", {"x": "x", "z": "z"})], ["z"])
+    assert {o.domain: o.version for o in woven.opset_import} == {"": 22, "trt": 1}
 
 
 def test_originals_are_left_alone(net):

@@ -10,7 +10,7 @@ Needs numpy and the backend (tensorrt and torch with CUDA, or onnxruntime; torch
 Scopes, each synchronised: "engine" alone; "engine and copies" between host and device; "pipeline" from a picture and a state in memory to joints in the robot's
 units; "end to end" the same from a camera's next frame, waiting for it included.
 """
-import argparse, datetime, json, os, platform, re, subprocess, sys, time
+import argparse, datetime, json, math, os, platform, re, subprocess, sys, time
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -30,8 +30,19 @@ def kind(text):
     return next((k for k, pattern in KINDS.items() if re.search(pattern, str(text), re.I)), None)
 
 
+SLACK = 0.05                # share of the products' work that may run in a precision that the graph asks of none
+FUSED = 0.15                # and more of it than the graph asks for in one that it does ask for: an engine fuses products and counts them anew
+
+
+def work(layer):
+    "About how many multiplications a product layer does: what comes out, times the width of what goes in first; None where the report gives no shapes."
+    shapes = lambda side: [d for t in layer.get(side, []) if isinstance(t, dict) and len(d := t.get("Dimensions") or ()) > 1]
+    taken, given = shapes("Inputs"), shapes("Outputs")
+    return sum(math.prod(d) for d in given) * taken[0][-1] if taken and given else None
+
+
 def product_layers(report):
-    "(name, precision) of every matrix-product layer in TensorRT's JSON layer information (built with detailed verbosity)."
+    "(name, precision, work) of every matrix-product layer in TensorRT's JSON layer information (built with detailed verbosity)."
     layers = report.get("Layers", []) if isinstance(report, dict) else report
     found = []
     for layer in layers:
@@ -40,15 +51,31 @@ def product_layers(report):
         if not re.search(r"gemm|matmul|matrix_?multiply|fully_?connected|_mha|fmha", what, re.I): continue
         if re.search(r"reformat|no_?op|constant|shuffle", f"{layer.get('LayerType', '')} {layer.get('Name', '')}".split("/")[0], re.I): continue      # on its way to a product, and named after it
         inputs = [k for i in layer.get("Inputs", []) if isinstance(i, dict) and (k := kind(i.get("Format/Datatype", "")))]
-        found.append((layer.get("Name", "?"), kind(layer.get("TacticName", "")) or min(inputs, key=list(KINDS).index, default="?")))      # what multiplies says it best
+        found.append((layer.get("Name", "?"), kind(layer.get("TacticName", "")) or min(inputs, key=list(KINDS).index, default="?"), work(layer)))      # what multiplies says it best
     return found
 
 
+def shares(parts):
+    "(precision, amount) pairs -> precision -> share of the whole."
+    total = sum(amount for _, amount in parts) or 1
+    return {k: sum(amount for kind, amount in parts if kind == k) / total for k in sorted({k for k, _ in parts})}
+
+
 def fallback(report, precision, asked=None):
-    "How many product layers run in which precision, and whether the wanted one is missing from most of those that were asked for: all, unless `asked` says how many."
-    kinds = [k for _, k in product_layers(report)]
-    counts = {k: kinds.count(k) for k in sorted(set(kinds))}
-    return {"products": counts, "fallback": counts.get(WANTED[precision], 0) * 2 < (asked or len(kinds)) or not kinds}
+    """How many product layers run in which precision, the share of each in their work (by count, where a layer's shapes are not told), and whether that is what the graph asks for.
+
+    `asked`, of bundle.json: precision -> {"products": how many, "gflop": their work}; without it all are to run in the wanted one. Flagged, with the largest layers by name, are products in a precision
+    that the graph asks of hardly any, FP32 above all, and too many in one that it asks of others."""
+    layers = product_layers(report)
+    by = "work" if all(w for *_, w in layers) and all("gflop" in a for a in (asked or {}).values()) else "count"
+    found = shares([(k, w if by == "work" else 1) for _, k, w in layers])
+    meant = shares([(k, a["gflop" if by == "work" else "products"]) for k, a in (asked or {WANTED[precision]: {"products": 1, "gflop": 1}}).items()])
+    stray = {k for k in found if k != WANTED[precision] and meant.get(k, 0) <= SLACK}
+    if sum(found[k] - meant.get(k, 0) for k in stray) <= SLACK: stray = set()
+    stray |= {k for k in found if k != WANTED[precision] and meant.get(k, 0) > SLACK and found[k] - meant[k] > FUSED}
+    named = [f"{name} ({k})" for name, k, _ in sorted(layers, key=lambda layer: -(layer[2] or 0)) if k in stray]
+    counts = {k: sum(kind == k for _, kind, _ in layers) for k in found}
+    return {"products": counts, "share": {k: round(v, 4) for k, v in found.items()}, "by": by, "fallback": bool(stray) or WANTED[precision] not in found, "stray": named[:8]}
 
 
 # --- the two backends: each gives name -> call() in ms, copies included or not, and outputs ----------------------
@@ -201,10 +228,18 @@ def ask(*command):
     except (OSError, subprocess.TimeoutExpired): return None
 
 
+def clocks():
+    "Lowest and highest frequency that each clock of processor, GPU and memory may take: where both are one, as after `jetson_clocks`, it is held. None where the system does not say."
+    ends, read = ("scaling_min_freq", "scaling_max_freq"), lambda f: int(f.read_text()) if f.is_file() else None
+    found = {p.name: [read(p / end) for end in ends] for p in sorted(Path("/sys/devices/system/cpu/cpufreq").glob("policy*"))}
+    found |= {p.name: [read(p / end) for end in ("min_freq", "max_freq")] for p in sorted(Path("/sys/class/devfreq").glob("*"))}
+    return {k: v for k, v in found.items() if None not in v} or None
+
+
 def hardware():
     model = Path("/proc/device-tree/model")
     return {"board": model.read_bytes().rstrip(b"\0").decode() if model.is_file() else None, "machine": platform.machine(), "cores": os.cpu_count(),
-            "power_mode": ask("nvpmodel", "-q"), "system": platform.platform(terse=True)}
+            "power_mode": ask("nvpmodel", "-q"), "jetson_clocks": ask("jetson_clocks", "--show"), "clocks": clocks(), "system": platform.platform(terse=True)}
 
 
 def main(argv=None):
@@ -230,7 +265,7 @@ def main(argv=None):
         nonlocal versions, device
         rows.extend(new); versions |= backend.versions; device = backend.device
         for row in new:
-            warning = "  NOT what was asked for: see 'products'" if row.get("fallback") else ""
+            warning = f"  NOT what was asked for: {row['share']}, {'; '.join(row['stray']) or 'no product'}" if row.get("fallback") else ""
             print(f"{row['part']:12} {row['precision']:6} {row['scope']:18}{row['p50']:9.3f} ms  cosine {row['cosine']:.6f}{warning}", flush=True)
         result = {"form": FORM, "backend": args.backend, "command": command, "date": datetime.date.today().isoformat(), "device": device,
                   "hardware": machine, "versions": versions, "checkpoint": about["checkpoint"], "model": about["model"], "rows": rows}

@@ -26,6 +26,7 @@ mkdir -p "$here/engines"
     uname -a
     if [[ -r /etc/nv_tegra_release ]]; then cat /etc/nv_tegra_release; fi
     if command -v nvpmodel > /dev/null; then nvpmodel -q || true; else echo "nvpmodel: not on this machine"; fi
+    if command -v jetson_clocks > /dev/null; then jetson_clocks --show || true; else echo "jetson_clocks: not on this machine"; fi
     if command -v nvidia-smi > /dev/null; then nvidia-smi || true; fi
 } > "$here/engines/environment.txt" 2>&1
 

@@ -3,6 +3,8 @@
 
     python3 nvfp4.py --checkpoint FOLDER [--part backbone]
 
+The policy as one graph is woven of the two parts, as soon as both are there.
+
 Runs on a machine with CUDA, `pip install nvidia-modelopt[onnx]` and groot_cookbook. FP4 needs torch: ModelOpt inserts its block scales into
 the module, not into an ONNX file. The authors had no GPU with ModelOpt at hand: with ModelOpt 0.47 on a CPU, and its CUDA kernel left out, the script ran to
 its end on the tiny policy; what the graphs say, and how fast, nobody has seen. Look at what it prints.
@@ -72,15 +74,32 @@ def two_step(model):
     return NVFP4QuantExporter.process_model(model)
 
 
+def keep(here, about, part, graph):
+    "Into the bundle, with what it asks for, which bench.py holds the engine against."
+    from groot_cookbook.core import write_json
+    from groot_cookbook.graphs import asked, save_graph
+    about.setdefault("asked", {})[f"{part}.nvfp4"] = asks = asked(graph)
+    files = save_graph(graph, here / "graphs" / f"{part}.nvfp4.onnx")
+    write_json(here / "bundle.json", about)
+    print("wrote", ", ".join(p.name for p in files), "asking for products in", {kind: a["products"] for kind, a in asks.items()}, flush=True)
+
+
+def weave_policy(here, about):
+    "Backbone and head, from the bundle's graphs in FP4, as one: what bench.py times from a picture to joints."
+    from groot_cookbook.export import whole
+    from groot_cookbook.graphs import load_graph
+    parts = [here / "graphs" / f"{part}.nvfp4.onnx" for part in ("backbone", "action_head")]
+    if all(p.is_file() for p in parts): keep(here, about, "policy", whole(*map(load_graph, parts)))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--checkpoint", type=Path, required=True, help="folder of the policy that this bundle was made of")
     parser.add_argument("--part", nargs="+", choices=["backbone", "action_head"], default=["backbone", "action_head"])
     args = parser.parse_args()
     import modelopt.torch.quantization as mtq
-    from groot_cookbook.core import sha256, write_json
+    from groot_cookbook.core import sha256
     from groot_cookbook.export import action_head_graph, lowered, settled
-    from groot_cookbook.graphs import save_graph
     from groot_cookbook.policy import GrootPolicy
 
     here = Path(__file__).resolve().parent
@@ -111,11 +130,8 @@ def main():
         with torch.no_grad():
             if part == "backbone": graph = trace(policy.backbone, tuple(rows[0][n] for n in names), names, ["features"])
             else: graph = action_head_graph(policy, rows[0]["features"].bfloat16(), rows[0], about["denoising_steps"], 21, trace)
-        asked, products = (sum(n.op_type in kinds for n in graph.graph.node) for kinds in (("TRT_FP4DynamicQuantize",), ("MatMul", "Gemm")))
-        about.setdefault("asked", {})[f"{part}.nvfp4"] = asked                # for bench.py, which looks whether the engine has them
-        files = save_graph(graph, here / "graphs" / f"{part}.nvfp4.onnx")
-        write_json(here / "bundle.json", about)
-        print("wrote", ", ".join(p.name for p in files), f"with {asked} of {products} products in FP4", flush=True)
+        keep(here, about, part, graph)
+    weave_policy(here, about)
 
 
 if __name__ == "__main__": main()

@@ -1,0 +1,29 @@
+"The benchmark of a full-size export, at a tiny size; with the limit of one file forced down, so that weights lie beside the graphs as they do at full size."
+import json
+
+import full_size
+
+from groot_cookbook import graphs
+
+
+def test_every_graph_is_written_opened_and_compared(tmp_path):
+    assert full_size.main(["--size", "tiny", "--precision", "fp32", "fp8", "--threads", "1", "--out", str(tmp_path)]) == 0
+    found = json.loads((tmp_path / "full_size_onnx.json").read_text())
+    assert [r["step"] for r in found["rows"]] == ["export", *(f"{part} {p}" for p in ("fp32", "fp8") for part in ("backbone", "action_head", "policy"))]
+    assert all(r["passed"] and r["run"]["peak_gb"] > 0 for r in found["rows"][1:]) and {"command", "commit", "hardware", "date", "versions"} <= set(found)
+    assert [p.name for p in tmp_path.iterdir()] == ["full_size_onnx.json"]
+
+
+def test_the_whole_shares_the_weights_of_its_parts(tmp_path, monkeypatch):
+    monkeypatch.setattr(graphs, "LIMIT", 10_000)
+    made = full_size.export("tiny", 2, tmp_path)
+    parts = {part: set(g["files"]) - {f"{part}.onnx", f"{part}.onnx.data"} for part, g in made["graphs"].items()}
+    assert parts["policy"] == parts["backbone"] | parts["action_head"] and len(parts["policy"]) == 3
+    assert made["disk_gb"] < 1.3e-9 * 4e6 * made["parameters_m"]
+    for part in parts: assert full_size.check(part, "fp32", 2, tmp_path, 1)["passed"] and full_size.check(part, "bf16", 2, tmp_path, 1)["passed"]
+
+
+def test_a_step_that_wants_too_much_says_so(tmp_path):
+    assert full_size.main(["--size", "tiny", "--memory", "0.05", "--out", str(tmp_path)]) == 1
+    (row,) = json.loads((tmp_path / "full_size_onnx.json").read_text())["rows"]
+    assert row["step"] == "export" and row["failed"]
