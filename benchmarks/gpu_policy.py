@@ -42,8 +42,8 @@ from groot_cookbook.policy import Embodiment, GrootPolicy, PolicyConfig, Process
 
 TAG, SLOT = "new_embodiment", 31
 N16 = dict(max_action_dim=29, max_state_dim=29, use_alternate_vl_dit=True)                # N1.6's head, on N1.5's eyes: its own are not built here
-TARGETS = {"compiled": 4.5, "FP8 compiled": 3.5, "compiled, 8 steps": 7.}       # ms, median of the engine, N1.5 at full size with one view
-PEER = 7.                                                                         # times as fast as the peer's own eager code
+TARGETS = {"compiled": 4.5, "FP8 compiled": 3.5, "compiled, 8 steps": 7.}       # ms, median from a picture to commands, N1.5 at full size with one view
+PEER = 7.                                                                         # times as fast as the peer's compiled path, engine against engine
 SENTENCE = "pick up the red block and place it in the left bin"
 
 
@@ -156,7 +156,7 @@ class Bench:
         "What a row is held to, and whether it was met."
         p50, p99 = taken.percentile(50), taken.percentile(99)
         wanted = {"p99 at most 1.2 times the median": p99 <= 1.2 * p50}
-        if limit := self.targets.get(taken.backend): wanted[f"median at most {limit} ms"] = p50 <= limit
+        if taken.scope == "end to end" and (limit := self.targets.get(taken.backend)): wanted[f"median at most {limit} ms"] = p50 <= limit
         if "cosine_to_bf16" in found: wanted["cosine to bf16 on the same noise at least 0.999"] = found["cosine_to_bf16"] >= .999
         return {"target": "; ".join(wanted), "met": all(wanted.values())}
 
@@ -169,7 +169,8 @@ class Bench:
     def end_to_end(self, name: str, engine: ChunkEngine, seen: tuple, n: int, warmup: int = 20, **more) -> None:
         generator, (pictures, said, state) = torch.Generator().manual_seed(0), seen
         taken = measure(lambda: engine.predict(pictures, said, state, generator), name, "end to end", n, warmup)
-        self.row(taken, rows=len(pictures), views=pictures.shape[1], chunks_a_second=len(pictures) / taken.percentile(50) * 1e3, **more)
+        one = self.judged(taken, more) if pictures.shape[:2] == (1, 1) else {}                  # other shapes have no target
+        self.row(taken, rows=len(pictures), views=pictures.shape[1], chunks_a_second=len(pictures) / taken.percentile(50) * 1e3, **more, **one)
 
 
 def profiled(call: Callable, path: Path) -> None:
@@ -255,9 +256,9 @@ def run(size: str, device: torch.device, n: int, side: int, compiled: bool, seco
     if peer and not size.endswith("n16") and not bench.late("the peer"):
         with bench.trying("the peer"): beside_the_peer(bench, inputs, peer)
         medians = {r["backend"]: r["p50"] for r in bench.rows if r["scope"] == "engine"}
-        if {"compiled", "peer eager"} <= set(medians):
-            times = medians["peer eager"] / medians["compiled"]
-            found["beside_the_peer"] = {"times_as_fast": times, "target": f"at least {PEER:g} times as fast as the peer's eager code", "met": times >= PEER}
+        if {"compiled", "peer DiT compiled"} <= set(medians):
+            times = medians["peer DiT compiled"] / medians["compiled"]
+            found["beside_the_peer"] = {"times_as_fast": times, "target": f"at least {PEER:g} times as fast as the peer's compiled path", "met": times >= PEER}
     if bench.cuda:
         low = eight = None
         plain = copy.copy(quick)                                     # other shapes without waiting for the compiler
