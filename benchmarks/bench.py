@@ -260,8 +260,8 @@ def idm_gr1(steps: int = 800) -> dict:
 
     from groot_cookbook.episodes import Dataset
     from groot_cookbook.idm import by_key, compare, configure, fit_idm, measure, shrunk
-    path = Path(os.environ.get("GROOT_COOKBOOK_GR1", ROOT.parent / "shared" / "data" / "gr1_pick_n_place"))
-    if not path.is_dir(): raise core.CookbookError("the GR-1 sample is not here", path.name, "Name a copy of demo_data/robot_sim.PickNPlace of NVIDIA/GR00T-Dreams in GROOT_COOKBOOK_GR1")
+    path = Path(os.environ.get("GROOT_COOKBOOK_GR1") or "not told")
+    if not path.is_dir(): raise core.CookbookError("the GR-1 sample is not here", path, "Name a copy of demo_data/robot_sim.PickNPlace of NVIDIA/GR00T-Dreams in GROOT_COOKBOOK_GR1")
     dataset, rows = Dataset(path), []
     clips = [shrunk(dataset[i], 64) for i in range(len(dataset))]
     forms: dict[str, dict] = {"one step, regression": {}, "16 frames apart, regression": {"gap": 16}, "16 frames apart, flow matching": {"gap": 16, "head": "flow"}}

@@ -4,11 +4,11 @@
               are held against those that lerobot's N1.5 gave its own weights (tests/fixtures)
     loaded    by `GrootPolicy.from_pretrained`, in bfloat16 and in float32, each in a process of its own; every tensor is held against the hash it was written with
     refused   the same with one key less, one more, one of another shape
-Writes data/results/full_checkpoint.json. Needs 6 GB of disk where temporary files go and 12 GB of memory; no GPU.
+Writes data/results/full_checkpoint.json. Needs 8 GB of disk where temporary files go and 12 GB of memory; no GPU.
 """
 from __future__ import annotations
 
-import argparse, hashlib, json, os, re, resource, shutil, subprocess, sys, tempfile, time, zlib
+import argparse, hashlib, json, os, re, shutil, subprocess, sys, tempfile, time, zlib
 from pathlib import Path
 
 import torch
@@ -61,7 +61,7 @@ def forms(keys) -> set[str]: return {re.sub(r"(layers|transformer_blocks)\.\d+",
 
 def load(folder: Path, precision: str, prints: dict[str, str]) -> dict:
     "What loading costs, and of how many keys the weights arrived; in a process that has done nothing else."
-    memory = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6           # its highest so far, pages of the mapped files among it
+    memory = lambda: int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) * 1024 / 1e9           # its highest so far, pages of the mapped files among it
     before, started = memory(), time.monotonic()
     policy = GrootPolicy.from_pretrained(folder, precision=getattr(torch, precision))
     taken = {"precision": precision, "seconds": round(time.monotonic() - started, 1), "peak_gb_before": round(before, 2), "peak_gb": round(memory(), 2)}

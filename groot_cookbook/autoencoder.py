@@ -45,15 +45,16 @@ class Clips:
 
 def read_clips(folder: str | Path, n: int | None = None) -> Clips: # the first n of `*.npz` in order of name
     "Clips from the `frames` and `instructions` of every npz file in `folder`, and their `fps` where it is told: the workspace's is 10."
-    frames, instructions, fps = [], [], 10.
+    frames, instructions, rates = [], [], set()
     for path in sorted(Path(folder).glob("*.npz")):
         if n is not None and len(instructions) >= n: break
         with np.load(path) as part:
-            frames.append(part["frames"]); instructions += [str(i) for i in part["instructions"]]; fps = float(part.get("fps", fps))
+            frames.append(part["frames"]); instructions += [str(i) for i in part["instructions"]]; rates.add(float(part.get("fps", 10.)))
     if not frames: raise CookbookError("no clips (*.npz)", folder, "Name a folder with frames and instructions, or one that does not exist: it is then made")
+    if len(rates) > 1: raise CookbookError(f"clips at {' and '.join(f'{r:g}' for r in sorted(rates))} frames a second", folder, "Sample them at one rate: a file that tells none is taken for 10")
     if n is not None and len(instructions) < n:
         raise CookbookError(f"{len(instructions)} clips where {n} are wanted", folder, "Name another folder (one that does not exist is made), or ask for fewer")
-    return Clips(np.concatenate(frames)[:n], instructions[:n], fps)
+    return Clips(np.concatenate(frames)[:n], instructions[:n], rates.pop())
 
 
 def make_clips(folder: str | Path, n: int, workers: int = 2, far: float = .5) -> Path: # far: share of shifted workspaces, evenly spread

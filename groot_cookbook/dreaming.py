@@ -132,7 +132,7 @@ def base_of(name: str | Path) -> tuple[str | Path, Path | None]: # the pipeline,
     "Where `name` is a folder of LoRA adapters: the pipeline that its card says they were trained on, named from that folder where it is a folder too."
     folder = Path(checkpoint(revised(name)[0]))
     if not (folder / ADAPTERS).is_file() or (folder / "model_index.json").is_file(): return name, None
-    if not (base := card(folder).get("base")):
+    if not isinstance(base := card(folder).get("base"), str) or not base:
         raise CookbookError("adapters without a card that names their base", folder, 'Write {"base": "..."} into card.json: the pipeline they were trained on')
     if not is_peft_available(): raise CookbookError("adapters need `peft`, which is not installed", folder, "Install it: pip install -c constraints.txt -e '.[real]'")
     return (folder / base if (folder / base).is_dir() else base), folder
@@ -142,8 +142,9 @@ def put_on(pipe: DiffusionPipeline, folder: Path, base_sha: str) -> str:
     "Load adapters into the pipeline that they were trained on; gives one hash of both."
     if card(folder).get("base_sha", base_sha) != base_sha:
         raise CookbookError("adapters of other weights than these", folder, "Give the base that their card names, of the same revision, or train them again")
-    try: pipe.load_lora_weights(folder)
+    try: pipe.load_lora_weights(folder, weight_name=ADAPTERS, use_safetensors=True)
     except RuntimeError as e: raise CookbookError("adapters of another shape than these weights", folder, "Give the base that they were trained on") from e
+    if not getattr(pipe.transformer, "peft_config", None): raise CookbookError("adapters that fit nothing in these weights", folder, "Give adapters of this transformer, under diffusers' names (`transformer. ...`)")
     return hashlib.sha256(f"{base_sha} {weights_sha(folder)}".encode()).hexdigest()
 
 

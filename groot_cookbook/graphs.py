@@ -106,10 +106,11 @@ def on_disk(model: ModelProto) -> Iterator[Path]:
     if not (before := outside(model)):
         with TemporaryDirectory() as folder: yield save_graph(model, Path(folder) / "graph.onnx")[0]
         return
-    made = [f for f in save_graph(model, before[0].parent / f".{os.getpid()}-{id(model)}.onnx") if f not in before]
-    try: yield made[0]
+    if len({f.parent for f in before}) > 1: raise ValueError(f"weights lie in several folders: {', '.join(sorted({str(f.parent) for f in before}))}")
+    path = before[0].parent / f".{os.getpid()}-{id(model)}.onnx"
+    try: save_graph(model, path); yield path
     finally:
-        for f in made: f.unlink()
+        for f in path.parent.glob(f"{path.name}*"): f.unlink()
 
 
 def check(model: ModelProto) -> None:
@@ -340,7 +341,7 @@ def asked(model: ModelProto, untold: int = TensorProto.BFLOAT16) -> dict[str, di
                 if types.get(name) in (TensorProto.FLOAT8E4M3FN, TensorProto.FLOAT4E2M1): return types[name]
         return types.get(node.input[0]) or untold
 
-    found = [(NAMES.get(wanted(n), "other"), 2 * np.prod(shape(n.output[0])) * (shape(n.input[0]) or [0])[-1] / 1e9) for n in graph.node if n.op_type in ("MatMul", "Gemm")]
+    found = [(NAMES.get(wanted(n), "other"), 2 * np.prod(shape(n.output[0]) or [0]) * (shape(n.input[0]) or [0])[-1] / 1e9) for n in graph.node if n.op_type in ("MatMul", "Gemm")]
     counted = all(work for _, work in found)
     row = lambda works: {"products": len(works)} | ({"gflop": round(float(sum(works)), 9)} if counted else {})
     return {kind: row([work for k, work in found if k == kind]) for kind in sorted({k for k, _ in found})}

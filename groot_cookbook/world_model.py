@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .autoencoder import Clips, forget_where, to_latents, to_video, write_card
 from .core import CookbookError, autocast, checkpoint, replacing, seeded, torchvision_ready
-from .dreaming import Dreamer, OwnWeightsChecker, load_dreamer, prompt_tokens, weights_sha
+from .dreaming import Dreamer, OwnWeightsChecker, base_of, load_dreamer, prompt_tokens, weights_sha
 from .optimizer import Trainer, progress
 
 torchvision_ready()
@@ -26,9 +26,9 @@ from diffusers.utils import is_peft_available
 from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
 
 # %% auto #0
-__all__ = ['RANK', 'LORA_LR', 'PROJECTIONS', 'tiny_transformer', 'tiny_pipeline', 'load_base', 'film_latents', 'cache_latents',
-           'prompt_length', 'embed', 'spread_words', 'draw_sigma', 'flow_loss', 'add_adapters', 'adapter_trainer',
-           'loss_with_and_without', 'base_from', 'save_adapters', 'plain_attention', 'flow_step', 'save_pipeline']
+__all__ = ['RANK', 'LORA_LR', 'PROJECTIONS', 'tiny_transformer', 'tiny_pipeline', 'base_from', 'load_base', 'film_latents',
+           'cache_latents', 'prompt_length', 'embed', 'spread_words', 'draw_sigma', 'flow_loss', 'add_adapters',
+           'adapter_trainer', 'loss_with_and_without', 'save_adapters', 'plain_attention', 'flow_step', 'save_pipeline']
 
 # %% ../nbs/train/91_tiny_cosmos.ipynb #c009
 def tiny_transformer(vae: AutoencoderKLWan, text_width: int, width: int = 256, blocks: int = 6, seed: int = 0) -> CosmosTransformer3DModel:
@@ -54,16 +54,24 @@ def tiny_pipeline(vae: AutoencoderKLWan, reason: str | Path, seed: int = 0, **sh
     return Cosmos2_5_PredictBasePipeline(text_encoder, tokenizer, transformer, vae, UniPCMultistepScheduler(**flow), OwnWeightsChecker())
 
 # %% ../nbs/train/91_tiny_cosmos.ipynb #l102
+def base_from(name: str, folder: Path) -> str:
+    "How the adapters in `folder` name the pipeline they go on, the same wherever both are carried; an error where they cannot."
+    if (folder / "model_index.json").exists(): raise CookbookError("a whole pipeline lies where adapters are to go", folder, "Give them a folder of their own (`out`)")
+    if not Path(name).is_dir(): return name
+    seen_from = os.path.relpath(Path(name).resolve(), folder.resolve())
+    if seen_from.startswith(os.path.join("..", "..")): raise CookbookError("adapters cannot name a folder that lies elsewhere", name, f"Let `out` be a folder beside it: {Path(name).parent / folder.name}")
+    return seen_from
+
+
 def load_base(name: str, clips: Clips) -> tuple[Dreamer, Cosmos2_5_PredictBasePipeline, AutoencoderKLWan]:
     "Somebody else's Predict2.5, with its guardrail, for films as long and as large as these clips."
     if not is_peft_available(): raise CookbookError("LoRA needs `peft`, which is not installed", name, "Install it: pip install -c constraints.txt -e '.[real]'")
+    if base_of(name)[1]: raise CookbookError("adapters, and not a pipeline", name, "Name the pipeline they go on; a training that was stopped goes on from its own state")
     _, t, h, w, _ = clips.frames.shape
     if t % 4 != 1 or h % 16 or w % 16: raise CookbookError(f"clips of {t} frames of {h}x{w}", "clips", "Cut them to 4k+1 frames, and to sides in multiples of 16")
     base = load_dreamer(name, size=f"{h}x{w}", frames=t)
     if not isinstance(base.pipe, Cosmos2_5_PredictBasePipeline):
         raise CookbookError(f"{type(base.pipe).__name__} was trained on another objective", name, "Give a Cosmos-Predict2.5")
-    if getattr(base.pipe.transformer, "peft_config", None):
-        raise CookbookError("adapters, and not a pipeline", name, "Name the pipeline they go on; a training that was stopped goes on from its own state")
     return base, base.pipe, base.pipe.vae
 
 
@@ -176,11 +184,6 @@ def loss_with_and_without(transformer: CosmosTransformer3DModel, clean: Tensor, 
 
 
 # %% ../nbs/train/91_tiny_cosmos.ipynb #l106
-def base_from(name: str, folder: Path) -> str:
-    "How the adapters in `folder` name the pipeline they go on: the same wherever both are carried."
-    return os.path.relpath(Path(name).resolve(), folder.resolve()) if Path(name).is_dir() else name
-
-
 def save_adapters(pipe: Cosmos2_5_PredictBasePipeline, folder: str | Path, **facts) -> Path: # facts: `base` and `base_sha` among them
     "The adapters alone, with their card; `load_dreamer` takes the folder."
     from peft.utils import get_peft_model_state_dict

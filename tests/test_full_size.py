@@ -1,15 +1,17 @@
-"The benchmark of a full-size export, at a tiny size; with the limit of one file forced down, so that weights lie beside the graphs as they do at full size."
+"The benchmark of a full-size export, at a tiny size; once with the limit of one file forced down, so that weights lie beside the graphs as they do at full size."
 import json
 
 import full_size
+import pytest
 
 from groot_cookbook import graphs
 
 
+@pytest.mark.slow
 def test_every_graph_is_written_opened_and_compared(tmp_path):
-    assert full_size.main(["--size", "tiny", "--precision", "fp32", "fp8", "--threads", "1", "--out", str(tmp_path)]) == 0
+    assert full_size.main(["--size", "tiny", "--precision", "fp8", "--threads", "1", "--out", str(tmp_path)]) == 0
     found = json.loads((tmp_path / "full_size_onnx.json").read_text())
-    assert [r["step"] for r in found["rows"]] == ["export", *(f"{part} {p}" for p in ("fp32", "fp8") for part in ("backbone", "action_head", "policy"))]
+    assert [r["step"] for r in found["rows"]] == ["export", *(f"{part} {p}" for p in ("fp8",) for part in ("backbone", "action_head", "policy"))]
     assert all(r["passed"] and r["run"]["peak_gb"] > 0 for r in found["rows"][1:]) and {"command", "commit", "hardware", "date", "versions"} <= set(found)
     assert [p.name for p in tmp_path.iterdir()] == ["full_size_onnx.json"]
 

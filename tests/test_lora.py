@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers.utils import is_peft_available
+from safetensors.torch import load_file, save_file
 from test_real_profile import GUARD, REAL, bare, on_the_hub
 
 from groot_cookbook import core, dreaming, world_model
@@ -33,7 +34,7 @@ def base(tmp_path_factory) -> Path:
 
 def begun(base: Path, state: Path, lr: float = .05):
     "A dreamer whose transformer has adapters, their trainer, and what they are shown."
-    mine = load_dreamer(base)
+    mine = load_dreamer(base, "cpu")              # where backward passes are the same to the bit
     shown = film_latents(mine.pipe.vae, FILMS), [SENTENCE] * 2, embed(mine.pipe, [SENTENCE], mine.tokens)
     add_adapters(mine.pipe.transformer)
     return mine, adapter_trainer(mine.pipe.transformer, state, lr=lr), shown
@@ -99,6 +100,24 @@ def test_adapters_on_other_weights_are_refused(base, trained, tmp_path):
 
 
 @needs_peft
+def test_adapters_under_other_names_are_refused_and_not_left_out(trained, tmp_path):
+    "diffusers loads none of them, without an error, and the base would dream under their hash."
+    for name in ("base", "lora"): shutil.copytree(trained[0].parent / name, tmp_path / name)
+    named = load_file(tmp_path / "lora" / dreaming.ADAPTERS)
+    save_file({f"text_encoder.{k.removeprefix('transformer.')}": v for k, v in named.items()}, tmp_path / "lora" / dreaming.ADAPTERS)
+    core.write_json(tmp_path / "lora" / "card.json", core.card(tmp_path / "lora") | {"weights_sha": weights_sha(tmp_path / "lora")})
+    with pytest.raises(CookbookError, match="fit nothing"): load_dreamer(tmp_path / "lora")
+
+
+def test_adapters_name_a_base_that_can_be_carried_with_them(tmp_path):
+    for name in ("base", "far/away/base", "whole"): (tmp_path / name).mkdir(parents=True)
+    assert base_from(str(tmp_path / "base"), tmp_path / "lora") == "../base" and base_from("nvidia/some", tmp_path / "lora") == "nvidia/some"
+    with pytest.raises(CookbookError, match="lies elsewhere"): base_from(str(tmp_path / "base"), tmp_path / "far" / "away" / "lora")
+    (tmp_path / "whole" / "model_index.json").write_text("{}")
+    with pytest.raises(CookbookError, match="whole pipeline lies"): base_from("nvidia/some", tmp_path / "whole")
+
+
+@needs_peft
 @pytest.mark.parametrize("stranger", ["base", "lora"])
 def test_a_card_beside_adapters_takes_no_guardrail_off(trained, tmp_path, monkeypatch, stranger):
     "Neither ours on somebody's weights nor somebody's on ours; the other card vouches for itself alone."
@@ -130,7 +149,7 @@ def test_what_cannot_be_post_trained(base, trained):
 
 
 def test_films_piece_by_piece_are_the_same_latents(base):
-    vae = load_dreamer(base).pipe.vae
+    vae = load_dreamer(base, "cpu").pipe.vae
     assert torch.allclose(film_latents(vae, FILMS), to_latents(vae, FILMS), atol=1e-4)
 
 

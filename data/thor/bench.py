@@ -230,7 +230,11 @@ def ask(*command):
 
 def clocks():
     "Lowest and highest frequency that each clock of processor, GPU and memory may take: where both are one, as after `jetson_clocks`, it is held. None where the system does not say."
-    ends, read = ("scaling_min_freq", "scaling_max_freq"), lambda f: int(f.read_text()) if f.is_file() else None
+    def read(f):
+        try: return int(f.read_text())
+        except (OSError, ValueError): return None            # not there, asleep, or no number
+
+    ends = "scaling_min_freq", "scaling_max_freq"
     found = {p.name: [read(p / end) for end in ends] for p in sorted(Path("/sys/devices/system/cpu/cpufreq").glob("policy*"))}
     found |= {p.name: [read(p / end) for end in ("min_freq", "max_freq")] for p in sorted(Path("/sys/class/devfreq").glob("*"))}
     return {k: v for k, v in found.items() if None not in v} or None
