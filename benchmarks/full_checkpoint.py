@@ -122,6 +122,7 @@ def main(argv: list[str] | None = None) -> int:
     name = "full_checkpoint" if args.size == "full" else "full_checkpoint_tiny"
     about = provenance(name, __doc__.splitlines()[0], typed("full_checkpoint.py", argv if argv is not None else sys.argv[1:]), torch.get_num_threads())
     found = about | run(args.size)
+    args.out.mkdir(parents=True, exist_ok=True)
     core.write_json(args.out / f"{name}.json", found)
     print(f"{'met' if found['met'] else 'MISSED'}: {found['target']}; refused: {found['refused']}")
     return 0

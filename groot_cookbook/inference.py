@@ -23,9 +23,9 @@ from .export import SettledLinear, lowered, settled
 from .policy import Dice, GrootPolicy, drawn_noise, observed
 
 # %% auto #0
-__all__ = ['FP8', 'LARGEST', 'WIDE', 'one_product', 'attend', 'VisionLayer', 'rms', 'turn', 'WordLayer', 'HeadLayer', 'folded',
-           'plain', 'linear', 'Sight', 'Reading', 'forbidding', 'Looking', 'timetable', 'Acting', 'Chunk', 'Cost',
-           'held', 'Linear8', 'replace_linear', 'to_fp8', 'captured', 'ChunkEngine']
+__all__ = ['FLOP', 'FP8', 'LARGEST', 'WIDE', 'one_product', 'attend', 'VisionLayer', 'rms', 'turn', 'WordLayer', 'HeadLayer',
+           'folded', 'plain', 'linear', 'Sight', 'Reading', 'forbidding', 'Looking', 'timetable', 'Acting', 'Chunk',
+           'Cost', 'held', 'Linear8', 'replace_linear', 'to_fp8', 'captured', 'ChunkEngine']
 
 # %% ../nbs/09a_inference.ipynb #c013
 def one_product(*layers: nn.Linear) -> nn.Linear:
@@ -242,6 +242,9 @@ class Chunk(nn.Module):
         return x.float()
 
 # %% ../nbs/09a_inference.ipynb #c009
+FLOP = flop_registry | {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: flop_registry[torch.ops.aten._scaled_dot_product_flash_attention]}     # PyTorch leaves out a processor's own
+
+
 class Cost(TorchDispatchMode):
     "What runs under it asks of a machine: operations of its products, bytes read of the numbers that `model` owns, and launches, which are operators that make something new; views cost nothing."
     def __init__(self, model: nn.Module):
@@ -253,7 +256,7 @@ class Cost(TorchDispatchMode):
         out, kwargs = func(*args, **(kwargs or {})), kwargs or {}
         if any(r.alias_info for r in func._schema.returns): return out
         self.launches += 1
-        if count := flop_registry.get(func._overloadpacket): self.flop += int(count(*args, **kwargs, out_val=out))
+        if count := FLOP.get(func._overloadpacket): self.flop += int(count(*args, **kwargs, out_val=out))
         owned = [x for x in args if isinstance(x, Tensor) and x.untyped_storage()._cdata in self.owned]
         self.read += out.nbytes if func is torch.ops.aten.embedding.default else sum(x.nbytes for x in owned)      # of a table of words a few rows
         return out
@@ -364,7 +367,7 @@ class ChunkEngine:
         if shapes not in self.graphs: self.graphs[shapes] = captured(self.chunk.watch, list(inputs)) if cuda else self.chunk.watch
         return self.graphs[shapes](*inputs)
 
-    def ready(self, instructions: list[str], size: tuple[int, int], views: int = 1) -> None: self.run(*self.inputs(np.zeros((len(instructions), views, *size, 3), np.uint8), instructions, None, torch.Generator().manual_seed(0)))  # compile and capture beforehand, for words as long as any to come, a sentence a row, and pictures (H, W)
+    def ready(self, instructions: list[str], size: tuple[int, int], views: int = 1) -> None: self.run(*self.inputs(np.zeros((len(instructions), views, *size, 3), np.uint8), instructions, None, torch.Generator().manual_seed(0)))  # compile and capture beforehand, for words as long as any to come, a sentence a row, and pictures (H, W); with `upstream_compatible`, which pads nothing, for every length of sentence anew
 
     def inputs(self, images, instructions: list[str], state, generator: Dice = None, temperature: float = 1.) -> list[Tensor]: # what `run` takes, from what `predict` takes
         images, said = observed(self.processor, images, instructions, state)

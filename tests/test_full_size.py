@@ -11,7 +11,7 @@ from groot_cookbook import graphs
 def test_every_graph_is_written_opened_and_compared(tmp_path):
     assert full_size.main(["--size", "tiny", "--precision", "fp8", "--threads", "1", "--out", str(tmp_path)]) == 0
     found = json.loads((tmp_path / "full_size_onnx.json").read_text())
-    assert [r["step"] for r in found["rows"]] == ["export", *(f"{part} {p}" for p in ("fp8",) for part in ("backbone", "action_head", "policy"))]
+    assert [r["step"] for r in found["rows"]] == ["export", *(f"{part} fp8" for part in ("backbone", "action_head", "policy"))]
     assert all(r["passed"] and r["run"]["peak_gb"] > 0 for r in found["rows"][1:]) and {"command", "commit", "hardware", "date", "versions"} <= set(found)
     assert [p.name for p in tmp_path.iterdir()] == ["full_size_onnx.json"]
 

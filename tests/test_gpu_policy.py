@@ -28,19 +28,21 @@ def test_a_way_that_says_something_else_is_refused_and_costs_no_other_its_row(mo
     assert {r["backend"] for r in found["rows"]} == {"eager, float32", "eager"} and found["floors"]["floor_ms"] > 0
 
 
-@pytest.mark.parametrize("size", ["tiny", "tiny_n16"])
-def test_what_only_a_gpu_is_asked_runs_in_its_order(monkeypatch, tmp_path, size):
-    "On a CPU that is taken for a GPU, without graphs and without a profiler: every shape is held against eager, after the policy has left."
+@pytest.mark.parametrize("size, compiled", [("tiny", False), ("tiny", True), ("tiny_n16", False)])
+def test_what_only_a_gpu_is_asked_runs_in_its_order(monkeypatch, tmp_path, size, compiled):
+    "On a CPU that is taken for a GPU, without graphs, a compiler or a profiler: every shape is held against eager, after the policy has left."
     begin = gpu_policy.Bench.__init__
     def taken_for_a_gpu(self, *args): begin(self, *args); self.cuda = True
     monkeypatch.setattr(gpu_policy.Bench, "__init__", taken_for_a_gpu)
     monkeypatch.setattr(gpu_policy, "captured", lambda call, inputs: call)
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **how: None)
     monkeypatch.setattr(gpu_policy, "profiled", lambda call, path: call())
     monkeypatch.setattr(gpu_policy, "measure", lambda call, backend, scope, n=1, warmup=0: measure(call, backend, scope, 1, 0))
     for name in ("reset_peak_memory_stats", "max_memory_allocated"): monkeypatch.setattr(torch.cuda, name, lambda: 0)
-    found = gpu_policy.run(size, torch.device("cpu"), 1, 32, False, 1e9, "", tmp_path)
+    found = gpu_policy.run(size, torch.device("cpu"), 1, 32, compiled, 1e9, "", tmp_path)
     ends = [r for r in found["rows"] if r["scope"] == "end to end"]
-    assert not found["refused"] and [(r["rows"], r["views"]) for r in ends[-6:]] == [(1, 1), (1, 2), (1, 3), (8, 1), (32, 1), (128, 1)]
+    shapes = [(1, 1), (1, 2), (1, 3), (8, 1), (32, 1), (128, 1)]
+    assert not found["refused"] and [(r["backend"], r["rows"], r["views"]) for r in ends[3:]] == [("CUDA graph", *s) for s in shapes] + [("compiled", *s) for s in shapes[1:] if compiled]
     assert [r["backend"] for r in ends[:3]] == ["compiled", "FP8 compiled", "compiled, 8 steps"] and all(r["cosine_of_movement"] > .9999 for r in ends[2:])
     eight, = (r for r in found["rows"] if r["backend"] == "FP8 compiled" and r["scope"] == "engine")
     assert eight["cosine_to_bf16"] > .99 and "cosine to bf16" in eight["target"] and eight["met"] <= (eight["cosine_to_bf16"] >= .999)

@@ -175,6 +175,15 @@ def test_the_cost_of_a_layer_is_its_products_its_weights_and_its_launches():
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_attention_is_counted_wherever_it_runs(device):
+    q, k = torch.zeros(1, 4, 10, 64, device=device), torch.zeros(1, 4, 20, 64, device=device)
+    for mask in (None, torch.ones(1, 1, 10, 20, dtype=torch.bool, device=device)):
+        with Cost(torch.nn.Module()) as asked: torch.nn.functional.scaled_dot_product_attention(q, k, k, attn_mask=mask)
+        assert asked.flop == 2 * 2 * 4 * 10 * 20 * 64
+
+
+@torch.no_grad()
 def test_a_chunk_reads_its_steps_weights_in_every_step_and_all_others_once(policy):
     x = asked(policy, 1, 1, 0)
     costs = {}
