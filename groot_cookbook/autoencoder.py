@@ -52,8 +52,7 @@ def read_clips(folder: str | Path, n: int | None = None) -> Clips: # the first n
             frames.append(part["frames"]); instructions += [str(i) for i in part["instructions"]]; rates.add(float(part.get("fps", 10.)))
     if not frames: raise CookbookError("no clips (*.npz)", folder, "Name a folder with frames and instructions, or one that does not exist: it is then made")
     if len(rates) > 1: raise CookbookError(f"clips at {' and '.join(f'{r:g}' for r in sorted(rates))} frames a second", folder, "Sample them at one rate: a file that tells none is taken for 10")
-    if n is not None and len(instructions) < n:
-        raise CookbookError(f"{len(instructions)} clips where {n} are wanted", folder, "Name another folder (one that does not exist is made), or ask for fewer")
+    if n is not None and len(instructions) < n: raise CookbookError(f"{len(instructions)} clips where {n} are wanted", folder, "Name another folder (one that does not exist is made), or ask for fewer")
     return Clips(np.concatenate(frames)[:n], instructions[:n], rates.pop())
 
 

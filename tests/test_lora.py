@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from test_real_profile import GUARD, REAL, bare, on_the_hub
 
 from groot_cookbook import core, dreaming, world_model
-from groot_cookbook.autoencoder import Clips, tiny_vae, to_latents, write_card
+from groot_cookbook.autoencoder import Clips, read_clips, tiny_vae, to_latents, write_card
 from groot_cookbook.core import CookbookError
 from groot_cookbook.dreaming import dream, load_dreamer, weights_sha
 from groot_cookbook.optimizer import averaged, resume
@@ -107,6 +107,12 @@ def test_adapters_under_other_names_are_refused_and_not_left_out(trained, tmp_pa
     save_file({f"text_encoder.{k.removeprefix('transformer.')}": v for k, v in named.items()}, tmp_path / "lora" / dreaming.ADAPTERS)
     core.write_json(tmp_path / "lora" / "card.json", core.card(tmp_path / "lora") | {"weights_sha": weights_sha(tmp_path / "lora")})
     with pytest.raises(CookbookError, match="fit nothing"): load_dreamer(tmp_path / "lora")
+
+
+def test_clips_of_two_rates_are_refused(tmp_path):
+    for name, told in (("a", {}), ("b", {"fps": 10.}), ("c", {"fps": 20.})): np.savez(tmp_path / f"{name}.npz", frames=FILMS, instructions=np.array([SENTENCE] * 2), **told)
+    assert read_clips(tmp_path, 4).fps == 10.
+    with pytest.raises(CookbookError, match="10 and 20 frames a second"): read_clips(tmp_path)
 
 
 def test_adapters_name_a_base_that_can_be_carried_with_them(tmp_path):
