@@ -581,7 +581,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                           'groot_cookbook.filtering.heard': ('filtering.html#heard', 'groot_cookbook/filtering.py'),
                                           'groot_cookbook.filtering.judge': ('filtering.html#judge', 'groot_cookbook/filtering.py'),
                                           'groot_cookbook.filtering.keep': ('filtering.html#keep', 'groot_cookbook/filtering.py'),
-                                          'groot_cookbook.filtering.least': ('filtering.html#least', 'groot_cookbook/filtering.py'),
                                           'groot_cookbook.filtering.load_critic': ( 'filtering.html#load_critic',
                                                                                     'groot_cookbook/filtering.py'),
                                           'groot_cookbook.filtering.log_odds': ('filtering.html#log_odds', 'groot_cookbook/filtering.py'),

@@ -21,7 +21,7 @@ from transformers.video_utils import VideoMetadata
 # %% auto #0
 __all__ = ['QUESTIONS', 'PHYSICS', 'SYSTEM', 'CLOSING', 'FAMILIES', 'THRESHOLD', 'WITNESSES', 'WAYS', 'questions_about', 'Family',
            'Critic', 'load_critic', 'clip_of', 'asking', 'log_odds', 'probability', 'auc', 'balance', 'platt',
-           'reliability', 'physics', 'least', 'combine', 'tradeoff', 'Verdict', 'judge', 'keep', 'heard', 'ablation']
+           'reliability', 'physics', 'combine', 'tradeoff', 'Verdict', 'judge', 'keep', 'heard', 'ablation']
 
 # %% ../nbs/04_filtering.ipynb #c008
 QUESTIONS = {
@@ -168,15 +168,10 @@ def physics(probabilities: dict[str, float]) -> float:
     return float(np.min([probabilities[q] for q in PHYSICS]))       # NaN if any is NaN; Python's min would lose it
 
 
-def least(said: list[float]) -> float:
-    "What is most doubted of what was said, 0..1; 0 where nothing was, or no number."
-    weakest = np.min(said) if said else np.nan
-    return float(np.clip(weakest, 0, 1)) if np.isfinite(weakest) else 0.
-
-
 def combine(probabilities: dict[str, float], consistency: float | None = None) -> float:
     "The score of a dream, 0..1: whatever is most doubted among physics, instruction and, where labels exist, the inverse dynamics model's confidence."
-    return least([physics(probabilities), probabilities["instruction"], *([] if consistency is None else [consistency])])
+    weakest = np.min([physics(probabilities), probabilities["instruction"], *([] if consistency is None else [consistency])])
+    return float(weakest.clip(0, 1)) if np.isfinite(weakest) else 0.
 
 # %% ../nbs/04_filtering.ipynb #c038
 def tradeoff(scores: np.ndarray, good: np.ndarray, thresholds: np.ndarray) -> dict[str, np.ndarray]:
@@ -243,8 +238,9 @@ WAYS = {"all three": WITNESSES, **{f"{w} alone": (w,) for w in WITNESSES}, **{f"
 
 def heard(verdict: Verdict, witnesses: tuple[str, ...] = WITNESSES) -> float:
     "The score of a dream if only some of its witnesses are heard; where none of them spoke, 0."
-    p = verdict.probabilities
-    return least([s for w, s in (("physics", physics(p)), ("instruction", p["instruction"]), ("consistency", verdict.consistency)) if w in witnesses and s is not None])
+    said = {q: p if ("instruction" if q == "instruction" else "physics") in witnesses else 1. for q, p in verdict.probabilities.items()}       # who is not heard doubts nothing
+    sure = verdict.consistency if "consistency" in witnesses else None
+    return combine(said, sure) if sure is not None or {"physics", "instruction"} & set(witnesses) else 0.
 
 
 def ablation(verdicts: list[Verdict], good: np.ndarray, threshold: float = THRESHOLD) -> dict[str, dict]:    # good (N,) of bool
