@@ -123,7 +123,7 @@ def critic_score() -> dict:
             found = marks(odds, clips["answers"], clips["kind"], critic.calibration, score=way)
             rows.append({"backend": name, "scope": scope, "clips": found["clips"], "good": found["good"], "auc": found[told], "p50": ms, "p99": ms})
     met = rows[2]["auc"] >= .9
-    return verdict(rows, "the smallest answer tells kinds never shown from true films with an AUC of at least 0.9", met) | {"exam": critic_exam(odds, clips, critic.calibration)} | {"weights": {"tiny-reason": weights_sha(core.checkpoint("tiny-reason"))}}
+    return verdict(rows, "the smallest answer tells kinds never shown from true films with an AUC of at least 0.9", met) | {"exam": critic_exam(odds, clips, critic.calibration), "weights": {"tiny-reason": weights_sha(core.checkpoint("tiny-reason"))}}
 
 
 def critic_witnesses(dreams: int = 160) -> dict:
@@ -615,6 +615,9 @@ def commit() -> str:
     except OSError: return "unknown"
     if head.returncode: return "not committed yet"
     return head.stdout.strip() + ("-dirty" if git("status", "--porcelain").stdout.strip() else "")
+
+
+def status_gb(field: str) -> float: return int(Path("/proc/self/status").read_text().split(f"{field}:")[1].split()[0]) * 1024 / 1e9  # of this process, as Linux names it: RssAnon, VmHWM
 
 
 def provenance(name: str, what: str, command: str, threads: int) -> dict:

@@ -18,11 +18,12 @@ from torch import Tensor
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
-from bench import ROOT, provenance, typed
+from bench import ROOT, provenance, status_gb, typed
 from gpu_policy import configured
 
 from groot_cookbook import core
 from groot_cookbook.backbone import UNREAD
+from groot_cookbook.inference import held
 from groot_cookbook.policy import GrootPolicy, PolicyConfig
 
 BLOCKS = dict(dropout=.2, final_dropout=True, num_attention_heads=32, positional_embeddings=None)
@@ -61,14 +62,14 @@ def forms(keys) -> set[str]: return {re.sub(r"(layers|transformer_blocks)\.\d+",
 
 def load(folder: Path, precision: str, prints: dict[str, str]) -> dict:
     "What loading costs, and of how many keys the weights arrived; in a process that has done nothing else."
-    memory = lambda: int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) * 1024 / 1e9           # its highest so far, pages of the mapped files among it
+    memory = lambda: status_gb("VmHWM")           # its highest so far, pages of the mapped files among it
     before, started = memory(), time.monotonic()
     policy = GrootPolicy.from_pretrained(folder, precision=getattr(torch, precision))
     taken = {"precision": precision, "seconds": round(time.monotonic() - started, 1), "peak_gb_before": round(before, 2), "peak_gb": round(memory(), 2)}
     state = policy.state_dict()
     arrived = {k for k, v in state.items() if print_of(low := v.to(torch.bfloat16)) == prints[k] and torch.equal(low.to(v.dtype), v)}
     tied = torch.equal(state["backbone.eagle_model.language_model.lm_head.weight"], state["backbone.eagle_model.language_model.model.embed_tokens.weight"])
-    return taken | {"resident_gb": round(sum(p.nbytes for p in (*policy.parameters(), *policy.buffers())) / 1e9, 3), "parameters": sum(p.numel() for p in policy.parameters()),
+    return taken | {"resident_gb": round(held(policy) / 1e9, 3), "parameters": sum(p.numel() for p in policy.parameters()),
                     "keys_equal": len(arrived), "not_read": sorted(state.keys() - arrived), "output_layer_is_the_embedding": tied}
 
 

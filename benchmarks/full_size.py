@@ -21,7 +21,7 @@ import torch
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
-from bench import ROOT, provenance, typed
+from bench import ROOT, provenance, status_gb, typed
 from gpu_policy import SLOT, TAG, given, random_policy
 
 from groot_cookbook import core
@@ -32,16 +32,13 @@ from groot_cookbook.policy import GrootPolicy
 COSINE = {"fp32": .999999, "bf16": .999, "fp8": .99}             # chapter 08's
 
 
-def anonymous_gb() -> float: return int(Path("/proc/self/status").read_text().split("RssAnon:")[1].split()[0]) * 1024 / 1e9  # memory that this process holds and cannot drop
-
-
 @contextmanager
 def watched(found: dict) -> Iterator[None]:
     "Seconds, and the most memory seen, looked at ten times a second, go into `found`."
-    done, began, most = threading.Event(), time.monotonic(), [anonymous_gb()]
+    done, began, most = threading.Event(), time.monotonic(), [status_gb("RssAnon")]
 
     def look() -> None:
-        while not done.wait(.1): most.append(anonymous_gb())
+        while not done.wait(.1): most.append(status_gb("RssAnon"))
 
     eye = threading.Thread(target=look, daemon=True)
     eye.start()

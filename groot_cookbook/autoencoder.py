@@ -23,7 +23,7 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import WanResample, WanRMS
 # %% auto #0
 __all__ = ['PHASES', 'DECODER', 'Clips', 'read_clips', 'make_clips', 'tiny_vae', 'channels_last', 'encode_clip', 'decode_clip',
            'to_video', 'to_frames', 'weights', 'reconstruction_loss', 'start_clips', 'recolour', 'draw', 'lean_norm',
-           'vae_step', 'reconstruct', 'measure', 'drift', 'register_latents', 'to_latents', 'forget_where',
+           'vae_step', 'reconstruct', 'measure', 'drift', 'register_latents', 'unit_size', 'to_latents', 'forget_where',
            'write_card']
 
 # %% ../nbs/train/90_tiny_vae.ipynb #c007
@@ -49,7 +49,7 @@ def read_clips(folder: str | Path, n: int | None = None) -> Clips: # the first n
     for path in sorted(Path(folder).glob("*.npz")):
         if n is not None and len(instructions) >= n: break
         with np.load(path) as part:
-            frames.append(part["frames"]); instructions += [str(i) for i in part["instructions"]]; rates.add(float(part.get("fps", 10.)))
+            frames.append(part["frames"]); instructions += [str(i) for i in part["instructions"]]; rates.add(float(part.get("fps", Clips.fps)))
     if not frames: raise CookbookError("no clips (*.npz)", folder, "Name a folder with frames and instructions, or one that does not exist: it is then made")
     if len(rates) > 1: raise CookbookError(f"clips at {' and '.join(f'{r:g}' for r in sorted(rates))} frames a second", folder, "Sample them at one rate: a file that tells none is taken for 10")
     if n is not None and len(instructions) < n: raise CookbookError(f"{len(instructions)} clips where {n} are wanted", folder, "Name another folder (one that does not exist is made), or ask for fewer")
@@ -248,11 +248,16 @@ def register_latents(vae: AutoencoderKLWan, clips: Clips, most: int = 200) -> Au
     return vae
 
 
+def unit_size(vae: AutoencoderKLWan, latents: Tensor) -> Tensor: # (B, z, k+1, h, w)
+    "Latents less the mean, and by the spread, that `register_latents` wrote down."
+    mean, std = (torch.tensor(v).view(1, -1, 1, 1, 1) for v in (vae.config.latents_mean, vae.config.latents_std))
+    return (latents - mean) / std
+
+
 @torch.no_grad()
 def to_latents(vae: AutoencoderKLWan, frames: np.ndarray) -> Tensor: # (B, T, H, W, 3) uint8 -> (B, z, k+1, H/4, W/4), unit size
     "Normalised latents, as the transformer sees them."
-    mean, std = (torch.tensor(v).view(1, -1, 1, 1, 1) for v in (vae.config.latents_mean, vae.config.latents_std))
-    return (encode_clip(vae, to_video(frames))[0] - mean) / std
+    return unit_size(vae, encode_clip(vae, to_video(frames))[0])
 
 # %% ../nbs/train/90_tiny_vae.ipynb #c035
 def forget_where(folder: str | Path) -> None:

@@ -27,9 +27,10 @@ from diffusers.pipelines.cosmos.pipeline_cosmos2_5_predict import CosmosSafetyCh
 from diffusers.utils import is_cosmos_guardrail_available, is_peft_available
 
 # %% auto #0
-__all__ = ['ADAPTERS', 'PROMPTER', 'Dream', 'OwnWeightsChecker', 'weights_sha', 'is_own', 'Dreamer', 'read_size', 'base_of',
-           'put_on', 'load_dreamer', 'speak_up', 'stay_finite', 'prepare', 'prompt_tokens', 'check_wish', 'dream',
-           'Fidelity', 'psnr', 'ssim', 'fidelity', 'motion', 'leaning', 'to_episode', 'laid_aside', 'dream_all']
+__all__ = ['ADAPTERS', 'PROMPTER', 'Dream', 'OwnWeightsChecker', 'weights_sha', 'is_own', 'Dreamer', 'read_size', 'peft_ready',
+           'base_of', 'put_on', 'load_dreamer', 'speak_up', 'stay_finite', 'prepare', 'prompt_tokens', 'check_wish',
+           'dream', 'Fidelity', 'psnr', 'ssim', 'fidelity', 'motion', 'leaning', 'to_episode', 'laid_aside',
+           'dream_all']
 
 # %% ../nbs/02_dreaming.ipynb #c011
 @dataclass(frozen=True, eq=False)
@@ -128,13 +129,17 @@ def read_size(size: str) -> tuple[int, int]: # "480x832" -> (480, 832)
 ADAPTERS = "pytorch_lora_weights.safetensors"         # as diffusers calls them
 
 
+def peft_ready(name: str | Path) -> None: # who needs it
+    if not is_peft_available(): raise CookbookError("LoRA needs `peft`, which is not installed", name, "Install it: pip install -c constraints.txt -e '.[real]'")
+
+
 def base_of(name: str | Path) -> tuple[str | Path, Path | None]: # the pipeline, and the folder of adapters that go on it
     "Where `name` is a folder of LoRA adapters: the pipeline that its card says they were trained on, named from that folder where it is a folder too."
     folder = Path(checkpoint(revised(name)[0]))
     if not (folder / ADAPTERS).is_file() or (folder / "model_index.json").is_file(): return name, None
     if not isinstance(base := card(folder).get("base"), str) or not base:
         raise CookbookError("adapters without a card that names their base", folder, 'Write {"base": "..."} into card.json: the pipeline they were trained on')
-    if not is_peft_available(): raise CookbookError("adapters need `peft`, which is not installed", folder, "Install it: pip install -c constraints.txt -e '.[real]'")
+    peft_ready(folder)
     return (folder / base if (folder / base).is_dir() else base), folder
 
 

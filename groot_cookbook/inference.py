@@ -357,8 +357,7 @@ class ChunkEngine:
         return self.said[instructions, views]
 
     @torch.no_grad()
-    def run(self, *inputs: Tensor) -> Tensor: # of `Chunk.watch` -> (B, H, 32) normalised, which the next call overwrites
-        "The first call with new shapes takes its time, it compiles and captures; let it be `ready`'s."
+    def run(self, *inputs: Tensor) -> Tensor: # of `Chunk.watch` -> (B, H, 32) normalised, which the next call overwrites; the first with new shapes compiles and captures: let it be `ready`'s
         if self.fp8: raise CookbookError("FP8 has to know first how large things get", "ChunkEngine", "Call calibrate with observations of the robot")
         shapes, cuda = tuple(x.shape for x in inputs), self.device.type == "cuda"
         if self.compiled and not self.graphs:
@@ -367,7 +366,8 @@ class ChunkEngine:
         if shapes not in self.graphs: self.graphs[shapes] = captured(self.chunk.watch, list(inputs)) if cuda else self.chunk.watch
         return self.graphs[shapes](*inputs)
 
-    def ready(self, instructions: list[str], size: tuple[int, int], views: int = 1) -> None: self.run(*self.inputs(np.zeros((len(instructions), views, *size, 3), np.uint8), instructions, None, torch.Generator().manual_seed(0)))  # compile and capture beforehand, for words as long as any to come, a sentence a row, and pictures (H, W); with `upstream_compatible`, which pads nothing, for every length of sentence anew
+    def ready(self, instructions: list[str], size: tuple[int, int], views: int = 1) -> None: # compile and capture beforehand: a sentence a row, as long as any to come (with `upstream_compatible`, which pads nothing, each length anew), and pictures (H, W)
+        self.run(*self.inputs(np.zeros((len(instructions), views, *size, 3), np.uint8), instructions, None, torch.Generator().manual_seed(0)))
 
     def inputs(self, images, instructions: list[str], state, generator: Dice = None, temperature: float = 1.) -> list[Tensor]: # what `run` takes, from what `predict` takes
         images, said = observed(self.processor, images, instructions, state)

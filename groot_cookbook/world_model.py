@@ -13,16 +13,15 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .autoencoder import Clips, forget_where, to_latents, to_video, write_card
+from .autoencoder import Clips, forget_where, to_latents, to_video, unit_size, write_card
 from .core import CookbookError, autocast, checkpoint, replacing, seeded, torchvision_ready
-from .dreaming import Dreamer, OwnWeightsChecker, base_of, load_dreamer, prompt_tokens, weights_sha
+from .dreaming import Dreamer, OwnWeightsChecker, base_of, load_dreamer, peft_ready, prompt_tokens, weights_sha
 from .optimizer import Trainer, progress
 
 torchvision_ready()
 from diffusers import AutoencoderKLWan, CosmosTransformer3DModel, UniPCMultistepScheduler
 from diffusers.pipelines.cosmos.pipeline_cosmos2_5_predict import DEFAULT_NEGATIVE_PROMPT, Cosmos2_5_PredictBasePipeline
 from diffusers.training_utils import cast_training_params
-from diffusers.utils import is_peft_available
 from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
 
 # %% auto #0
@@ -63,24 +62,23 @@ def base_from(name: str, folder: Path) -> str:
     return seen_from
 
 
-def load_base(name: str, clips: Clips) -> tuple[Dreamer, Cosmos2_5_PredictBasePipeline, AutoencoderKLWan]:
+def load_base(name: str, clips: Clips) -> Dreamer:
     "Somebody else's Predict2.5, with its guardrail, for films as long and as large as these clips."
-    if not is_peft_available(): raise CookbookError("LoRA needs `peft`, which is not installed", name, "Install it: pip install -c constraints.txt -e '.[real]'")
+    peft_ready(name)
     if base_of(name)[1]: raise CookbookError("adapters, and not a pipeline", name, "Name the pipeline they go on; a training that was stopped goes on from its own state")
     _, t, h, w, _ = clips.frames.shape
     if t % 4 != 1 or h % 16 or w % 16: raise CookbookError(f"clips of {t} frames of {h}x{w}", "clips", "Cut them to 4k+1 frames, and to sides in multiples of 16")
     base = load_dreamer(name, size=f"{h}x{w}", frames=t)
     if not isinstance(base.pipe, Cosmos2_5_PredictBasePipeline):
         raise CookbookError(f"{type(base.pipe).__name__} was trained on another objective", name, "Give a Cosmos-Predict2.5")
-    return base, base.pipe, base.pipe.vae
+    return base
 
 
 @torch.no_grad()
 def film_latents(vae: AutoencoderKLWan, frames: np.ndarray) -> Tensor: # (B, T, H, W, 3) uint8 -> (B, z, k+1, h, w), unit size
     "Normalised latents as `to_latents` has them, from any autoencoder of this class, wherever it lies: one film at a time, in its own pieces."
-    mean, std = (torch.tensor(v).view(1, -1, 1, 1, 1) for v in (vae.config.latents_mean, vae.config.latents_std))
     found = [vae.encode(to_video(f[None]).to(vae.device, vae.dtype)).latent_dist.mode().float().cpu() for f in frames]
-    return (torch.cat(found) - mean) / std
+    return unit_size(vae, torch.cat(found))
 
 
 # %% ../nbs/train/91_tiny_cosmos.ipynb #c012

@@ -10,7 +10,7 @@ from diffusers.utils import is_peft_available
 from safetensors.torch import load_file, save_file
 from test_real_profile import GUARD, REAL, bare, on_the_hub
 
-from groot_cookbook import core, dreaming, world_model
+from groot_cookbook import core, dreaming
 from groot_cookbook.autoencoder import Clips, read_clips, tiny_vae, to_latents, write_card
 from groot_cookbook.core import CookbookError
 from groot_cookbook.dreaming import dream, load_dreamer, weights_sha
@@ -151,7 +151,7 @@ def test_what_cannot_be_post_trained(base, trained):
     for odd in (clips(8, 32), clips(9, 24)):
         with pytest.raises(CookbookError, match="Cut them to 4k\\+1 frames"): load_base(str(base), odd)
     with pytest.raises(CookbookError, match="adapters, and not a pipeline"): load_base(str(trained[0]), clips(9, 32))
-    assert load_base(str(base), clips(13, 48))[0].size == (48, 32)
+    assert load_base(str(base), clips(13, 48)).size == (48, 32)
 
 
 def test_films_piece_by_piece_are_the_same_latents(base):
@@ -160,7 +160,7 @@ def test_films_piece_by_piece_are_the_same_latents(base):
 
 
 def test_without_peft_it_says_what_to_install(tmp_path, monkeypatch):
-    for module in (dreaming, world_model): monkeypatch.setattr(module, "is_peft_available", lambda: False)
+    monkeypatch.setattr(dreaming, "is_peft_available", lambda: False)
     (tmp_path / dreaming.ADAPTERS).write_bytes(b"")
     with pytest.raises(CookbookError, match="without a card that names their base"): load_dreamer(tmp_path)
     write_card(tmp_path, base="tiny-cosmos")
