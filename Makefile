@@ -22,12 +22,13 @@ cookbook: $(READY)       ## the whole data engine, laptop profile: 11 to 18 minu
 smoke: $(READY)          ## the same, as small as it goes: minutes
 	$(RUN) --profile smoke
 
+# A core to each worker of the tests, in which all it starts has one thread: two threads each would wait for one another nine times as long as they work.
 test: $(READY)           ## chapters by papermill, the notebooks between them and the solutions cell by cell, then everything in tests/
 	$(RUN) --profile smoke
 	$(BIN)/nbdev-test nbs --n-workers 0 --file-re '^[0-9]+[a-z]_'
 	$(BIN)/ruff check groot_cookbook tests benchmarks workshop docs
 	$(BIN)/ruff check --isolated --select F401 --exclude nbs/05_policy.ipynb nbs
-	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 bench: $(READY)          ## measure speed and memory on this machine into data/results/
 	$(BIN)/python benchmarks/bench.py
