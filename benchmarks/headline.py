@@ -193,22 +193,34 @@ def interval(table: np.ndarray, least: float = 0.) -> dict[str, float]: # (seeds
     return dict(zip(("mean", "low", "high"), (round(float(v), 4) for v in (mean, max(mean - reach, least), min(mean + reach, 1.)))))
 
 
+def placed(rows: list[dict]) -> dict[tuple[str, str, int], np.ndarray]:
+    "Kind of workspace, condition, seed -> 1 for each workspace in which the block was placed."
+    return {(r["workspaces"], r["condition"], r["seed"]): np.array([o == "placed" for o in r["outcomes"].split(", ")], float) for r in rows}
+
+
 def summary(rows: list[dict]) -> list[dict]:
     """Every condition in every kind of workspace, over all its seeds: the rate, and what it gains over teleoperation alone and over other conditions with the same seeds.
 
     Trainings differ in their batches, noise and flow times, and in the projector; the head they begin from is chapter 05's, one and the same.
     """
-    placed = {(r["workspaces"], r["condition"], r["seed"]): np.array([o == "placed" for o in r["outcomes"].split(", ")], float) for r in rows}
-
-    found = []
+    won, found = placed(rows), []
     for place, name in dict.fromkeys((r["workspaces"], r["condition"]) for r in rows):
-        own = sorted(s for p, c, s in placed if (p, c) == (place, name))
-        line = {"condition": name, "workspaces": place, "seeds": own, "rate": interval(np.stack([placed[place, name, s] for s in own]))}
+        own = sorted(s for p, c, s in won if (p, c) == (place, name))
+        line = {"condition": name, "workspaces": place, "seeds": own, "rate": interval(np.stack([won[place, name, s] for s in own]))}
         for base in ("teleop only", "unfiltered dreams", "filtered dreams", "real demonstrations"):
-            both = [s for s in own if (place, base, s) in placed]
-            if both and name != base: line.setdefault("over", {})[base] = interval(np.stack([placed[place, name, s] - placed[place, base, s] for s in both]), -1.)
+            both = [s for s in own if (place, base, s) in won]
+            if both and name != base: line.setdefault("over", {})[base] = interval(np.stack([won[place, name, s] - won[place, base, s] for s in both]), -1.)
         if "teleop only" in (over := line.get("over", {})): line["gain"] = over["teleop only"]
         found.append(line)
+    return found
+
+
+def gains(rows: list[dict], others: list[dict]) -> list[dict]:
+    "What each condition gains over the same one of another experiment, in the trainings and workspaces that both have."
+    ours, theirs, found = placed(rows), placed(others), []
+    for place, name in dict.fromkeys((p, c) for p, c, _ in ours):
+        both = sorted(s for p, c, s in ours if (p, c) == (place, name) and (p, c, s) in theirs)
+        if both: found.append({"condition": name, "workspaces": place, "seeds": both, "gain": interval(np.stack([ours[place, name, s] - theirs[place, name, s] for s in both]), -1.)})
     return found
 
 
@@ -228,6 +240,14 @@ def standing(out: Path, setting: dict) -> list[dict]:
     return known["rows"]
 
 
+def of_other_dreams(path: Path, setting: dict) -> list[dict]:
+    "The rows of an experiment that differs from this one in its dreams alone."
+    known = json.loads(path.read_text())
+    if wrong := [k for k in ("recipe", "episodes", "workspaces") if known.get(k) != setting[k]]:
+        raise core.CookbookError(f"results of another experiment (they differ in {', '.join(wrong)})", path, "Give --steps, --batch, --blend, --precision and --episodes as its command has them")
+    return known["rows"]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", default="runs/laptop", help="a finished run of the workspace")
@@ -240,6 +260,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=core.cores())
     parser.add_argument("--only", nargs="+", choices=list(EVERY), default=list(CONDITIONS), metavar="CONDITION", help=f"any of: {', '.join(EVERY)}".replace('%', '%%'))
     parser.add_argument("--sweep", action="store_true", help="dose, blend, and FLARE's weight, layer and target as well")
+    parser.add_argument("--beside", type=Path, metavar="FILE", help="results of the same experiment on other dreams: what is gained over them is told too")
     parser.add_argument("--out", type=Path, default=OUT)
     args = parser.parse_args()
     if args.episodes < 2: parser.error("an interval needs at least two workspaces")
@@ -249,15 +270,17 @@ def main() -> None:
                "episodes": args.episodes, "workspaces": met, "dreams": len(m.labelled), "kept": sum(v.kept for v in m.verdicts)}
     rows, names = standing(args.out, setting), list(dict.fromkeys([*args.only, *(SWEEP if args.sweep else ())]))
     todo = [(n, s) for s in range(args.seeds) for n in names if not any((r["condition"], r["seed"]) == (n, s) for r in rows)]       # an experiment cut short has its conditions side by side
-    command = f"python benchmarks/headline.py --run {args.run} --seeds {args.seeds} --episodes {args.episodes} --steps {args.steps} --batch {args.batch} --blend {args.blend} --precision {args.precision} --only"
+    command = f"python benchmarks/headline.py --run {args.run} --seeds {args.seeds} --episodes {args.episodes} --steps {args.steps} --batch {args.batch} --blend {args.blend} --precision {args.precision}"
+    if args.beside: command += f" --beside {shlex.quote(str(args.beside))}"
+    others = of_other_dreams(args.beside, setting) if args.beside else []
     replay = {"replayed": sum(m.replayed), "replayed_of_kept": sum(v.kept and r for v, r in zip(m.verdicts, m.replayed))}
     origin = {"material_made_by": m.made_by, "demonstrations": m.demonstrations, "told_apart": m.told_apart(), **replay}
 
     def keep() -> None:
         shown = list(dict.fromkeys(r["condition"] for r in rows))
         found = [{**s, **(price(m, s["condition"], s["gain"]["mean"] if s["gain"]["low"] > 0 else 0.) if "gain" in s and s["condition"] in CONDITIONS else {})} for s in summary(rows)]
-        core.write_json(args.out, {**setting, **origin, "command": f"{command} {shlex.join(shown)}", "conditions": {n: EVERY[n].words for n in shown}, "swept": [n for n in shown if n in SWEEP],
-                                   "prices": PRICES, "summary": found, "rows": rows})
+        core.write_json(args.out, {**setting, **origin, "command": f"{command} --only {shlex.join(shown)}", "conditions": {n: EVERY[n].words for n in shown}, "swept": [n for n in shown if n in SWEEP],
+                                   "prices": PRICES, "summary": found, **({"beside": args.beside.name, "gains": gains(rows, others)} if args.beside else {}), "rows": rows})
 
     if rows and not todo: keep()                                       # nothing is left to do; what is told of it may have changed
     with core.pool(args.processes) as pool:

@@ -47,6 +47,17 @@ def test_what_a_condition_adds_is_told_against_others():
     assert found[2]["over"]["unfiltered dreams"]["mean"] == .25 == -found[1]["over"]["filtered dreams"]["mean"] and found[2]["gain"]["mean"] == .75 == found[2]["over"]["teleop only"]["mean"]
 
 
+def test_other_dreams_are_compared_training_by_training(tmp_path):
+    ours = [rows("filtered dreams", [True] * 3 + [False], 0), rows("filtered dreams", [True, False, True, False], 1), rows("unfiltered dreams", [True] * 4, 0)]
+    theirs = [rows("filtered dreams", [True, False, True, False], 1), rows("filtered dreams", [False] * 4, 2), rows("teleop only", [True] * 4, 0)]
+    (found,) = headline.gains(ours, theirs)
+    assert (found["condition"], found["seeds"], found["gain"]["mean"]) == ("filtered dreams", [1], 0.)
+    setting = {"recipe": {"steps": 5}, "episodes": 4, "workspaces": {}}
+    (path := tmp_path / "other.json").write_text(json.dumps({**setting, "material": ["others"], "rows": theirs}))
+    assert headline.of_other_dreams(path, setting) == theirs
+    with pytest.raises(CookbookError, match="differ in episodes"): headline.of_other_dreams(path, {**setting, "episodes": 5})
+
+
 def test_rows_of_another_experiment_are_refused(tmp_path):
     out, setting = tmp_path / "headline.json", {"episodes": 100, "workspaces": {"held out": {"shift": 1., "first_seed": 7}}, "recipe": {"betas": [.9, .95]}}
     assert headline.standing(out, setting) == []
