@@ -3,9 +3,11 @@
 Each way dreams the same film in the same run, from the same noise, prompt embeddings given (so the text encoder is no part of it), few steps; every step costs the same.
     stock               Cosmos2_5_PredictBasePipeline as it comes, bfloat16
     cuDNN attention     the same, its attention by cuDNN first (where PyTorch takes cuDNN first of itself, as newer ones do on Hopper, this is stock again)
-    compiled            that, its blocks compiled
+    guidance batched    that, both passes of guidance as one pass of two films
+    compiled            cuDNN attention, its blocks compiled
     FP8                 that, its blocks' linear layers in FP8 (`inference.Linear8`, a scale for each row)
     half guided         that, with guidance in the first half of the steps only
+The film is decoded once as it comes, once in tiles and once compiled. There is no way of CUDA graphs: chapter 02 counts that launches are not what takes the time.
 Says how far each film is from the stock one, which for drawn weights is what rounding and skipping change, not what a viewer would see.
 Writes data/results/dream_throughput.json. Without CUDA it says so and leaves everything as it is.
 """
@@ -13,7 +15,7 @@ from __future__ import annotations
 
 import argparse, gc, sys, time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +54,24 @@ def drawn_pipeline(size: str, device: torch.device, dtype: torch.dtype) -> Cosmo
     return pipe
 
 
+@contextmanager
+def guided_at_once(pipe, unsaid: torch.Tensor):
+    "Guidance asks with the sentence, then without: here the first pass answers both, and the second is handed what was kept."
+    forward, kept = pipe.transformer.forward, []
+
+    def both(*, hidden_states, timestep, encoder_hidden_states, condition_mask, **rest):
+        if kept: return (kept.pop(),)
+        asked = [hidden_states, timestep, encoder_hidden_states, condition_mask]
+        if pipe.do_classifier_free_guidance: asked = [torch.cat([x, y]) for x, y in zip(asked, (hidden_states, timestep, unsaid, condition_mask))]
+        (said,) = forward(**dict(zip(("hidden_states", "timestep", "encoder_hidden_states", "condition_mask"), asked)), **rest)
+        kept.extend(said[1:].split(1))
+        return (said[:1],)
+
+    pipe.transformer.forward = both
+    try: yield
+    finally: del pipe.transformer.forward
+
+
 def unguided_after(share: float, steps: int) -> Callable:
     "A callback that switches guidance off once so many of the steps are done."
     def switch(pipe, step: int, t, held: dict) -> dict:
@@ -68,12 +88,14 @@ def run(size: str, device: torch.device, height: int, width: int, frames: int, s
     random, channels = torch.Generator(device).manual_seed(0), SHAPES[size]["crossattn_proj_in_channels"]
     said, unsaid = (torch.randn(1, 512 if size == "full" else 8, channels, generator=random, device=device).to(dtype) for _ in range(2))
     seed_image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8))
-    rows, stock, decoded = [], None, {}
-    film_of = lambda: {"height": height, "width": width, "frames": frames, "steps": steps, "rows": rows, "decode_s": decoded}
+    rows, stock, decoded, needed = [], None, {}, {}
+    film_of = lambda: {"height": height, "width": width, "frames": frames, "steps": steps, "rows": rows, "decode_s": decoded, "decode_peak_gb": needed}
 
     def dreamed(share: float, steps: int = steps) -> torch.Tensor:
         return pipe(image=seed_image, prompt_embeds=said, negative_prompt_embeds=unsaid, height=height, width=width, num_frames=frames, num_inference_steps=steps, guidance_scale=7., output_type="latent",
                     generator=torch.Generator("cpu").manual_seed(1), callback_on_step_end=unguided_after(share, steps)).frames
+
+    def peak() -> float | None: return round(torch.cuda.max_memory_allocated() / 1e9, 2) if cuda else None
 
     def seconds(call: Callable, n: int = 1, warmup: int = 0) -> list[float]: return [ms / 1e3 for ms in measure(call, "dream", "film", n, warmup).samples_ms]
 
@@ -88,7 +110,7 @@ def run(size: str, device: torch.device, height: int, width: int, frames: int, s
             torch._dynamo.reset()
             for block in pipe.transformer.transformer_blocks: block.compile(dynamic=False)
         if cuda: torch.cuda.reset_peak_memory_stats()
-        with attention():
+        with attention(), guided_at_once(pipe, unsaid) if way == "guidance batched" else nullcontext():
             (warm,), (few,) = seconds(lambda: dreamed(share, 2)), seconds(lambda: dreamed(1., 1))
             films: list[torch.Tensor] = []
             taken = seconds(lambda: films.append(dreamed(share)), n)
@@ -99,16 +121,18 @@ def run(size: str, device: torch.device, height: int, width: int, frames: int, s
         step = (once - few) / (steps - 1) if steps > 1 else once              # `few` is what is done once, and one step
         if share < 1 and rows: step = (once - few + rows[-1]["seconds_per_step"]) / steps       # its steps differ, and `few` has a guided one, as the way before has
         row = {"backend": way, "seconds": taken, "seconds_per_step": step, "first_call_s": round(warm, 1), "cosine_to_stock": cosine,
-               "relative_difference": ((film - stock).norm() / stock.norm()).item(), "peak_gb": round(torch.cuda.max_memory_allocated() / 1e9, 2) if cuda else None}
+               "relative_difference": ((film - stock).norm() / stock.norm()).item(), "peak_gb": peak()}
         rows.append(row)
         keep(film_of())
         print(f"{way:16} {once:8.2f} s for {steps} steps, {row['seconds_per_step']:.3f} s a step, {rows[0]['seconds_per_step'] / row['seconds_per_step']:.2f} x stock, cosine {cosine:.5f}, first call {warm:.0f} s", flush=True)
     latents = torch.randn(1, 16, (frames - 1) // 4 + 1, height // 8, width // 8, device=device, dtype=dtype)
-    for name in ("stock", "compiled"):                          # last: its compiler takes longest, for three kinds of cache
+    for name in ("stock", "tiled", "compiled"):                 # last: its compiler takes longest, for three kinds of cache
         if time.monotonic() > until: print(f"no time left for decoding {name}", flush=True); break
-        if name == "compiled": pipe.vae.decoder.compile(dynamic=False)
         if name == "compiled" and not cuda: break
-        (decoded[name],) = seconds(lambda: pipe.vae.decode(latents), warmup=1)
+        if name == "tiled": pipe.vae.enable_tiling()
+        if name == "compiled": pipe.vae.use_tiling = False; pipe.vae.decoder.compile(dynamic=False)
+        if cuda: torch.cuda.reset_peak_memory_stats()
+        (decoded[name],), needed[name] = seconds(lambda: pipe.vae.decode(latents), warmup=1), peak()
         keep(film_of())
         print(f"decoding {name}: {decoded[name]:.2f} s", flush=True)
     return film_of()
@@ -120,7 +144,7 @@ def main(argv: list[str] | None = None) -> int:
         parser.add_argument("--steps", type=int, default=4)
         parser.add_argument("--n", type=int, default=1)
         parser.add_argument("--seconds", type=float, default=1e9, help="begin nothing new after so many")
-        parser.add_argument("--ways", nargs="+", default=["stock", "cuDNN attention", "compiled", "FP8", "half guided"])
+        parser.add_argument("--ways", nargs="+", default=["stock", "cuDNN attention", "guidance batched", "compiled", "FP8", "half guided"])
 
     args = gpu_arguments(__doc__.splitlines()[0], argv, add)
     if args is None: return 0
