@@ -83,11 +83,18 @@ def test_every_condition_says_what_it_is_and_changes_what_a_recipe_has():
     assert len({str(r) for r in changed}) == 1 + sum(bool(c.changes) for c in headline.SWEEP.values())
 
 
-@pytest.mark.parametrize("name", ["headline", "headline_drawn"])
+@pytest.mark.parametrize("name", ["headline", "headline_two_steps"])
 def test_a_stored_table_is_what_its_rows_say(name):
     known = json.loads((headline.OUT.parent / f"{name}.json").read_text())
     told = [{k: v for k, v in s.items() if not k.startswith("usd")} for s in known["summary"]]
     assert told == json.loads(json.dumps(headline.summary(known["rows"])))
+
+
+def test_the_same_trainings_without_dreams_are_the_same_beside_other_dreams():
+    known, again = (json.loads((headline.OUT.parent / f"{name}.json").read_text()) for name in ("headline", "headline_two_steps"))
+    assert again["gains"] == json.loads(json.dumps(headline.gains(again["rows"], known["rows"]))) and again["beside"] == headline.OUT.name
+    alone = [{(r["workspaces"], r["seed"]): r["outcomes"] for r in of["rows"] if r["condition"] == "teleop only" and "drawn" not in r["workspaces"]} for of in (known, again)]
+    assert len(alone[1]) == 2 and alone[1].items() <= alone[0].items()
 
 
 def test_readme_says_what_was_found():
@@ -116,6 +123,15 @@ def test_readme_says_the_rest_of_it_too():
     assert one(f"a difference of {three}") == over("lambda 0.0", "filtered dreams") and one(f"it makes one of {three}") == over("filtered dreams and video", "filtered dreams")
     assert one(r"with 30 % they make (\d+) % \[.*?\], with 15 % (\d+) % \[.*?\]\. Every other kept dream makes (\d+) %") == tuple(rate(n)[0] for n in ("blend 30%", "blend 15%", "half the dreams"))
     assert one(r"same policies place (\d+) % with the kept dreams and (\d+) % with real") == tuple(rate(n, "held out, plans drawn")[0] for n in ("filtered dreams", "real demonstrations"))
+    again = json.loads((headline.OUT.parent / "headline_two_steps.json").read_text())
+    better = {k: next(x[k] for x in again[of] if (x["condition"], x["workspaces"]) == ("filtered dreams", "held out")) for of, k in (("summary", "rate"), ("gains", "gain"))}
+    assert one(r"of the same (\d+) made in two .* six (\d+) replay instead of (\d+)") == (again["dreams"], again["replayed"], known["replayed"])
+    assert one(rf"critic keeps make (\d+) % \[(\d+), (\d+)\], {three} more in the same") == points(better["rate"]) + points(better["gain"])
+    beside = lambda name: points(next(x["over"]["filtered dreams"] for x in again["summary"] if (x["condition"], x["workspaces"]) == (name, "held out")))
+    mean, low, high = beside("surest half")
+    assert one(r"surest costs (\d+) points \[(\d+), (\d+)\]") == (-mean, -high, -low)
+    for words, name in ((r"as its target, ", "FLARE target patches"), (r"action-aware one, ", "FLARE target action_aware"), (r"after block 4, ", "FLARE after block 4")):
+        assert one(words + r"(-?\d+)(?: points?)? \[(-?\d+), (-?\d+)\]") == beside(name)
     read, given, real = (found[name, "held out"]["rate"]["mean"] for name in ("true films, read", "real, as dreams", "real demonstrations"))
     lacks = -found["filtered dreams", "held out"]["over"]["real demonstrations"]["mean"]
     assert one(r"dreams lack (\d+) points to real demonstrations: (\d+) lie in the dreamed films, (\d+) in the reading of true ones, and (\d+) in the form") == tuple(round(100 * x) for x in (lacks, lacks - (real - read), given - read, real - given))
