@@ -59,11 +59,12 @@ def guided_at_once(pipe, unsaid: torch.Tensor):
     "Guidance asks with the sentence, then without: here the first pass answers both, and the second is handed what was kept."
     forward, kept = pipe.transformer.forward, []
 
-    def both(*, hidden_states, timestep, encoder_hidden_states, condition_mask, **rest):
+    def both(**asked):
         if kept: return (kept.pop(),)
-        asked = [hidden_states, timestep, encoder_hidden_states, condition_mask]
-        if pipe.do_classifier_free_guidance: asked = [torch.cat([x, y]) for x, y in zip(asked, (hidden_states, timestep, unsaid, condition_mask))]
-        (said,) = forward(**dict(zip(("hidden_states", "timestep", "encoder_hidden_states", "condition_mask"), asked)), **rest)
+        if pipe.do_classifier_free_guidance:
+            also = asked | {"encoder_hidden_states": unsaid}
+            asked |= {k: torch.cat([asked[k], also[k]]) for k in ("hidden_states", "timestep", "encoder_hidden_states", "condition_mask")}
+        (said,) = forward(**asked)
         kept.extend(said[1:].split(1))
         return (said[:1],)
 
