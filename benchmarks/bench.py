@@ -5,7 +5,7 @@ is reported, not an error: a machine may be busy. What cannot run (a checkpoint 
 """
 from __future__ import annotations
 
-import argparse, dataclasses, datetime, itertools, os, platform, resource, shlex, shutil, subprocess, sys, time
+import argparse, dataclasses, datetime, itertools, os, platform, re, resource, shlex, shutil, subprocess, sys, time
 from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
@@ -617,7 +617,10 @@ def commit() -> str:
     return head.stdout.strip() + ("-dirty" if git("status", "--porcelain").stdout.strip() else "")
 
 
-def status_gb(field: str) -> float: return int(Path("/proc/self/status").read_text().split(f"{field}:")[1].split()[0]) * 1024 / 1e9  # of this process, as Linux names it: RssAnon, VmHWM
+def status_gb(field: str, process: int | str = "self") -> float:
+    "A process's memory, as Linux names it: RssAnon, VmHWM; 0 of one that has just ended."
+    found = re.search(rf"^{field}:\s+(\d+) kB$", Path(f"/proc/{process}/status").read_text(), re.MULTILINE)
+    return int(found[1]) * 1024 / 1e9 if found else 0.
 
 
 def provenance(name: str, what: str, command: str, threads: int) -> dict:

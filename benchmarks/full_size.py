@@ -5,12 +5,12 @@
     bf16     lowers each, writes it, and runs it as chapter 08 does: values stored in bf16, operators in float32
     fp8      calibrates each on the same observations, quantises and lowers it, writes it and runs it likewise
 Each line is a process of its own, and so is each graph: torch's copy is gone before ONNX Runtime loads anything, and every peak of memory is its own. `peak_gb` is what cannot be dropped
-(anonymous memory); weights that are mapped from disk come on top where there is room. A step that wants more than --memory fails by itself, and its row says so.
+(anonymous memory); weights that are mapped from disk come on top where there is room. A step that holds more than --memory is ended, and its row says so.
 Drawn weights say nothing about a robot: what is checked is that graphs of this size are written, opened and right. Writes data/results/full_size_onnx.json.
 """
 from __future__ import annotations
 
-import argparse, json, os, resource, shutil, subprocess, sys, tempfile, threading, time
+import argparse, json, os, shutil, subprocess, sys, tempfile, threading, time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -103,10 +103,25 @@ def check(part: str, precision: str, n: int, work: Path, threads: int) -> dict:
 def step(args: argparse.Namespace) -> None:
     "One step, in a process of its own: its row goes to a file."
     torch.set_num_threads(args.threads)
-    if args.memory: resource.setrlimit(resource.RLIMIT_DATA, (int(args.memory * 1e9), int(args.memory * 1e9)))
     what, _, precision = args.step.partition(" ")
     found = export(args.size, args.observations, args.work) if what == "export" else check(what, precision, args.observations, args.work, args.threads)
     core.write_json(args.work / "step.json", found)
+
+
+def ended(command: list[str], memory: float) -> str:
+    """How a step failed; empty where it did not. It is watched from here and ended where it holds more than `memory` GB (0: never).
+
+    A limit that the system keeps (`setrlimit`) makes some allocation fail wherever it happens to be, and one in a thread that just begins leaves `Thread.start` waiting for ever.
+    """
+    with tempfile.TemporaryFile("w+") as said, subprocess.Popen(command, stderr=said) as running:
+        try:
+            while running.poll() is None:
+                if memory and status_gb("RssAnon", running.pid) > memory: return f"wanted more than {memory:g} GB"
+                time.sleep(.05)
+        finally: running.kill()
+        if running.returncode < 0: return f"ended by signal {-running.returncode}"
+        said.seek(0)
+        return (said.read().strip().splitlines() or ["?"])[-1][-300:] if running.returncode else ""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -115,7 +130,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--precision", nargs="+", choices=list(COSINE), default=list(COSINE))
     parser.add_argument("--observations", type=int, default=2)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--memory", type=float, default=0., help="GB that a step may hold; 0: all there are")
+    parser.add_argument("--memory", type=float, default=0., help="GB that a step may hold, looked at twenty times a second; 0: all there are")
     parser.add_argument("--out", type=Path, default=ROOT / "data" / "results")
     parser.add_argument("--step", help=argparse.SUPPRESS)
     parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
@@ -127,9 +142,8 @@ def main(argv: list[str] | None = None) -> int:
         for name in ("export", *(f"{part} {precision}" for precision in args.precision for part in PARTS)):
             command = [sys.executable, __file__, "--step", name, "--work", folder, *(f"--{k}={getattr(args, k)}" for k in ("size", "observations", "threads", "memory"))]
             (told := Path(folder, "step.json")).unlink(missing_ok=True)
-            done = subprocess.run(command, stderr=subprocess.PIPE, text=True)
-            why = f"ended by signal {-done.returncode}" if done.returncode < 0 else (done.stderr.strip().splitlines() or ["?"])[-1][-300:]
-            rows.append({"step": name} | (json.loads(told.read_text()) if not done.returncode else {"failed": why}))
+            why = ended(command, args.memory)
+            rows.append({"step": name} | ({"failed": why} if why else json.loads(told.read_text())))
             core.write_json(args.out / "full_size_onnx.json", about | {"size": args.size, "observations": args.observations, "rows": rows, "seconds": round(time.monotonic() - began, 1)})
             print(json.dumps(rows[-1]), flush=True)
             if "failed" in rows[0]: return 1

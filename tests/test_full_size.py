@@ -1,5 +1,6 @@
 "The benchmark of a full-size export, at a tiny size; once with the limit of one file forced down, so that weights lie beside the graphs as they do at full size."
 import json
+import sys
 
 import full_size
 import pytest
@@ -28,4 +29,9 @@ def test_the_whole_shares_the_weights_of_its_parts(tmp_path, monkeypatch):
 def test_a_step_that_wants_too_much_says_so(tmp_path):
     assert full_size.main(["--size", "tiny", "--memory", "0.05", "--out", str(tmp_path)]) == 1
     (row,) = json.loads((tmp_path / "full_size_onnx.json").read_text())["rows"]
-    assert row["step"] == "export" and row["failed"]
+    assert row == {"step": "export", "failed": "wanted more than 0.05 GB"}
+
+
+@pytest.mark.parametrize(("script", "why"), [("pass", ""), ("print('x'); raise SystemExit('too few\\nno room')", "no room"), ("import os; os.kill(os.getpid(), 9)", "ended by signal 9"),
+                                             ("raise SystemExit(3)", "?"), ("import time; x = bytearray(b'x' * 300_000_000); time.sleep(600)", "wanted more than 0.25 GB")])
+def test_how_a_step_failed_is_told(script, why): assert full_size.ended([sys.executable, "-c", script], .25) == why
