@@ -5,7 +5,7 @@
 # %% ../nbs/08_thor_export.ipynb #c004
 from __future__ import annotations
 
-import copy, logging, os, shutil, warnings
+import copy, logging, math, os, shutil, warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -229,7 +229,8 @@ def parity(
     names = [i.name for i in session.get_inputs()]
     got = np.concatenate([session.run(None, {n: (x | e)[n] for n in names})[0].ravel() for x, e in zip(inputs, expected)]).astype(np.float64)
     want = np.concatenate([e[PARTS[part]].ravel() for e in expected]).astype(np.float64)
-    cosine = float(got @ want / (np.linalg.norm(got) * np.linalg.norm(want)))
+    dot = lambda a, b: math.fsum(a * b)    # exact: a BLAS adds in an order of its own, and two runs have to end in the same digits
+    cosine = dot(got, want) / math.sqrt(dot(got, got) * dot(want, want))
     return Parity(part, precision, float(np.abs(got - want).max()), cosine, len(inputs))
 
 # %% ../nbs/08_thor_export.ipynb #c035
